@@ -1,0 +1,32 @@
+# `make install` makes .venv; `make demo` and `make test` call it. PYTHON: 3.11 or 3.12.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help install demo serve test lint clean
+
+help: ## Shows this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(STAMP) ## Makes .venv from the pinned constraints; a torch that PYTHON has already is left alone
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/install.sh
+	@touch $(STAMP)
+
+demo: install ## Does the main job once on real Gemma 3 270M weights (about 6 minutes on 2 cores)
+	@$(BIN)/dianda demo
+
+serve: install ## Starts the product and leaves it running; Ctrl-C stops it
+	@$(BIN)/dianda up
+
+test: install ## Checks style, types, import contracts, and runs every test
+	@BIN="$(BIN)" sh scripts/test.sh
+
+lint: install ## Style, types and import contracts only
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean: ## Removes the environment and the product's data
+	rm -rf $(VENV) .dianda

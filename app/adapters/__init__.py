@@ -1,0 +1,1 @@
+"""Trained adapters: versions, aliases, the history of promotions. `models` in the HTTP dialect."""

@@ -1,0 +1,1 @@
+"""Answers: `/answer` and the OpenAI chat dialect over an answer backend."""

@@ -1,0 +1,80 @@
+"""The promise of an answer backend."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.errors import Unavailable
+
+
+class AnswererUnavailable(Unavailable):
+    """The answerer does not answer, or has no model in memory yet."""
+
+    code = "answerer_unavailable"
+
+
+class Overloaded(Unavailable):
+    """More questions wait than the answerer takes."""
+
+    code = "overloaded"
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """Questions for one model; an adapter is named by its checksum, so a moved alias never mixes two."""
+
+    questions: tuple[str, ...]
+    base_model: str
+    adapter_checksum: str | None
+    alternatives: int
+
+
+@dataclass(frozen=True)
+class ConfidentCode:
+    """A code and the probability of its tokens among those that the vocabulary allowed."""
+
+    code: str
+    confidence: float
+    in_vocabulary: bool
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete answer."""
+
+    codes: tuple[ConfidentCode, ...]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class AnswerResult:
+    """The answer to one question."""
+
+    best: Candidate
+    alternatives: tuple[Candidate, ...]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AnswerBackend(Protocol):
+    """Answers questions; called from the event loop, many at once.
+
+    With an adapter every code is of its vocabulary. After an error the next call may succeed.
+    """
+
+    async def answer(self, request: AnswerRequest) -> list[AnswerResult]:
+        """Returns one result a question, in order.
+
+        Raises:
+            AnswererUnavailable: not there, or still loading.
+            Overloaded: ask again later.
+            AppError: the question or the adapter cannot be used; carries the backend's own code.
+        """
+        ...
+
+    async def health(self) -> str | None:
+        """Returns None if the backend is ready, else what is missing and what to do."""
+        ...
+
+    async def close(self) -> None:
+        """Gives connections back."""
+        ...

@@ -1,0 +1,46 @@
+"""What a model name stands for, remembered for a second, so that an answer touches no database."""
+
+import time
+
+from anyio.to_thread import run_sync
+from sqlalchemy import Engine
+
+from app.adapters.service import ResolvedModel, resolve
+from app.db.unit_of_work import read_only
+from app.ml.model_store import ModelStore
+
+_KEPT_S = 1.0
+
+
+class ModelNames:
+    """A cache over `app.adapters.service.resolve`; another api process's promotion is seen within a second."""
+
+    def __init__(self, engine: Engine, store: ModelStore) -> None:
+        self._engine = engine
+        self._store = store
+        self._kept: dict[str, tuple[float, ResolvedModel]] = {}
+        self._generation = 0
+
+    async def resolve(self, name: str) -> ResolvedModel:
+        """Returns what a name stands for; every question of one request uses this one result.
+
+        Raises:
+            NotFound: no such model.
+        """
+        kept = self._kept.get(name)
+        if kept is not None and time.monotonic() - kept[0] < _KEPT_S:
+            return kept[1]
+        generation = self._generation
+        resolved = await run_sync(self._read, name)
+        if generation == self._generation:
+            self._kept[name] = (time.monotonic(), resolved)
+        return resolved
+
+    def forget(self) -> None:
+        """Drops everything: a name has moved."""
+        self._generation += 1
+        self._kept = {}
+
+    def _read(self, name: str) -> ResolvedModel:
+        with read_only(self._engine) as session:
+            return resolve(session, name, self._store)

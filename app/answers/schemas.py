@@ -1,0 +1,155 @@
+"""`/answer` and the chat objects of the HTTP dialect."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.http.schemas import RequestBody, Text
+
+_ModelName = Annotated[Text, Field(max_length=110, description="Alias, adapter or base model; none: the deployment's own.")]
+_Alternatives = Annotated[int, Field(ge=0, le=7, description="Other answers wanted; the beam is one wider.")]
+_Threshold = Annotated[float, Field(ge=0, le=1, description="Below this confidence the answer is marked for a human.")]
+
+
+class AskOne(RequestBody):
+    """One question."""
+
+    question: Annotated[Text, Field(min_length=1)]
+    model: _ModelName | None = None
+    alternatives: _Alternatives = 0
+    threshold: _Threshold | None = None
+
+    model_config = RequestBody.model_config | {
+        "json_schema_extra": {"examples": [{"question": "百度流量月包怎么取消", "model": "telecom@production", "threshold": 0.5}]}
+    }
+
+
+class AskMany(RequestBody):
+    """Several questions for one model."""
+
+    questions: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1)]
+    model: _ModelName | None = None
+    alternatives: _Alternatives = 0
+    threshold: _Threshold | None = None
+
+    model_config = RequestBody.model_config | {
+        "json_schema_extra": {
+            "examples": [{"questions": ["百度流量月包怎么取消", "智享天气预报多少钱"], "model": "telecom@production"}]
+        }
+    }
+
+
+class CodeObject(BaseModel):
+    """One code of an answer."""
+
+    code: str
+    category: str
+    """The code book's, else the one that the code's name tells."""
+    text: str | None = None
+    """The code book's reply text; none if the book has none."""
+    confidence: float
+    in_vocabulary: bool
+
+
+class AlternativeObject(BaseModel):
+    """Another complete answer."""
+
+    answer: str
+    confidence: float
+
+
+class FallbackObject(BaseModel):
+    """Whether a human should take over, and why."""
+
+    triggered: bool
+    reason: Literal["low_confidence", "no_valid_code"] | None
+
+
+class AnswerObject(BaseModel):
+    """The answer to one question."""
+
+    id: str
+    object: Literal["answer"] = "answer"
+    answer: str
+    codes: list[CodeObject]
+    confidence: float
+    calibrated: bool = False
+    alternatives: list[AlternativeObject]
+    fallback: FallbackObject
+    model: str
+    adapter: str | None
+    latency_ms: float
+
+
+class AnswerList(BaseModel):
+    """The answers to several questions, in order."""
+
+    object: Literal["list"] = "list"
+    data: list[AnswerObject]
+
+
+class ChatMessage(RequestBody):
+    """One message; the last user message is the question."""
+
+    role: Literal["system", "user", "assistant", "developer"]
+    content: Text
+    name: Text | None = None
+
+
+class ChatRequest(RequestBody):
+    """OpenAI's chat request. Answers are greedy and of a closed vocabulary, so sampling fields are accepted and do nothing."""
+
+    model: _ModelName
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=100)]
+    stream: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    user: Text | None = None
+
+    model_config = RequestBody.model_config | {
+        "json_schema_extra": {
+            "examples": [{"model": "telecom@production", "messages": [{"role": "user", "content": "百度流量月包怎么取消"}]}]
+        }
+    }
+
+
+class ChatReply(BaseModel):
+    """The assistant's message."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: str | None = None
+
+
+class ChatChoice(BaseModel):
+    """The only choice."""
+
+    index: int = 0
+    message: ChatReply
+    finish_reason: Literal["stop"] = "stop"
+    logprobs: dict[str, Any] | None = None
+
+
+class ChatUsage(BaseModel):
+    """Tokens of the prompt and the answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(BaseModel):
+    """OpenAI's chat completion, with our `dianda` beside it."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
+    dianda: AnswerObject
+    """The same answer with its codes and confidences."""

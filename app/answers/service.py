@@ -1,0 +1,126 @@
+"""From questions to answers: resolve the model once, ask the backend, judge the confidence."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode
+from app.answers.code_texts import CodeTexts
+from app.answers.model_names import ModelNames
+from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject
+from app.codebook.entries import Entry
+from app.errors import InvalidInput, TooLarge
+from app.ids import new_id
+from app.ml.codes import category_of, join_codes
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """What one request may ask."""
+
+    max_question_chars: int
+    max_batch_questions: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and the tokens that it took."""
+
+    answer: AnswerObject
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class AnswerService:
+    """Answers questions with whatever backend the deployment chose."""
+
+    def __init__(
+        self, backend: AnswerBackend, names: ModelNames, code_texts: CodeTexts, limits: AnswerLimits, *, default_model: str
+    ) -> None:
+        self._backend = backend
+        self._names = names
+        self._code_texts = code_texts
+        self._limits = limits
+        self._default_model = default_model
+
+    async def answer(
+        self, questions: Sequence[str], *, param: str, model: str | None, alternatives: int, threshold: float | None
+    ) -> list[Answered]:
+        """Returns one answer a question, all by the same adapter; `param` is the field that errors name, `{}` the number.
+
+        Raises:
+            TooLarge: a question or the batch is over the deployment's limit.
+            InvalidInput: a question is blank.
+            NotFound: no such model.
+        """
+        started = time.perf_counter()
+        self._check(questions, param)
+        name = model or self._default_model
+        resolved = await self._names.resolve(name)
+        book = await self._code_texts.entries()
+        results = await self._backend.answer(
+            AnswerRequest(tuple(questions), resolved.base_model, resolved.adapter_checksum, alternatives)
+        )
+        latency_ms = round((time.perf_counter() - started) * 1000, 2)
+        return [
+            Answered(
+                _answer_object(result, book, model=name, adapter=resolved.adapter_id, threshold=threshold, latency_ms=latency_ms),
+                result.prompt_tokens,
+                result.completion_tokens,
+            )
+            for result in results
+        ]
+
+    def _check(self, questions: Sequence[str], param: str) -> None:
+        if len(questions) > self._limits.max_batch_questions:
+            raise TooLarge(f"A batch has at most {self._limits.max_batch_questions} questions.", param="questions")
+        for number, question in enumerate(questions):
+            place = param.format(number)
+            if len(question) > self._limits.max_question_chars:
+                raise TooLarge(f"A question has at most {self._limits.max_question_chars} characters.", param=place)
+            if not question.strip():
+                raise InvalidInput("The question is blank.", param=place)
+
+
+def _answer_object(
+    result: AnswerResult,
+    book: Mapping[str, Entry],
+    *,
+    model: str,
+    adapter: str | None,
+    threshold: float | None,
+    latency_ms: float,
+) -> AnswerObject:
+    best = result.best
+    valid = bool(best.codes) and all(code.in_vocabulary for code in best.codes)
+    unsure = threshold is not None and best.confidence < threshold
+    reason: Literal["low_confidence", "no_valid_code"] | None = None
+    if not valid:
+        reason = "no_valid_code"
+    elif unsure:
+        reason = "low_confidence"
+    return AnswerObject(
+        id=new_id("ans"),
+        answer=join_codes(code.code for code in best.codes),
+        codes=[_code_object(code, book.get(code.code)) for code in best.codes],
+        confidence=round(best.confidence, 4),
+        alternatives=[
+            AlternativeObject(answer=join_codes(code.code for code in other.codes), confidence=round(other.confidence, 4))
+            for other in result.alternatives
+        ],
+        fallback=FallbackObject(triggered=reason is not None, reason=reason),
+        model=model,
+        adapter=adapter,
+        latency_ms=latency_ms,
+    )
+
+
+def _code_object(code: ConfidentCode, entry: Entry | None) -> CodeObject:
+    return CodeObject(
+        code=code.code,
+        category=(entry.category if entry else None) or category_of(code.code),
+        text=entry.text if entry else None,
+        confidence=round(code.confidence, 4),
+        in_vocabulary=code.in_vocabulary,
+    )

@@ -1,0 +1,1 @@
+"""Put-once files and folders under a key, with a checksum. Knows no database."""

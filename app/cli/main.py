@@ -1,0 +1,152 @@
+"""The `dianda` command."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.client import ApiClient, ApiError
+from app.cli.data import data_cli
+from app.cli.demo import run_demo
+from app.cli.stack import StackError, running_stack, worker_command
+from app.db.engine import make_engine
+from app.db.migrating import upgrade
+from app.errors import AppError
+from app.ml.model_store import ModelStore
+from app.settings import Settings
+
+cli = typer.Typer(
+    no_args_is_help=True, help="Dianda 电答: customer questions in, category codes out.", pretty_exceptions_enable=False
+)
+models_cli = typer.Typer(no_args_is_help=True, help="The operator's list of base models and its store.")
+cli.add_typer(models_cli, name="models")
+cli.add_typer(data_cli, name="data")
+_console = Console(stderr=True, highlight=False)
+
+
+def _store(settings: Settings) -> ModelStore:
+    return ModelStore(settings.models_dir, settings.base_models)
+
+
+def _import(store: ModelStore, name: str) -> None:
+    if store.find(name) is None:
+        with _console.status(f"Importing base model {name} (once, about a minute) …"):
+            store.import_in_subprocess(name)
+
+
+def _fail(error: Exception) -> None:
+    _console.print(f"[red]{getattr(error, 'message', None) or error}[/red]")
+    raise typer.Exit(1)
+
+
+@cli.command()
+def up() -> None:
+    """Starts the whole product on this machine; Ctrl-C stops it."""
+    settings = Settings()
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    try:
+        upgrade(make_engine(settings.resolved_database_url))
+        has_weights = True
+        try:
+            _import(_store(settings), settings.base_model)
+        except AppError as error:
+            # The product starts all the same: files can be uploaded, and /health/ready says what is missing.
+            _console.print(f"[yellow]{error.message}[/yellow]")
+            has_weights = False
+        with running_stack(settings) as stack:
+            with ApiClient(stack.url) as client, _console.status("Starting …") as status:
+
+                def on_waiting(parts: str) -> None:
+                    if stop.is_set():
+                        raise ApiError("Stopped before everything was ready.")
+                    status.update(f"Waiting for {parts} …")
+
+                try:
+                    client.wait_until_ready(timeout_s=120 if has_weights else 15, on_waiting=on_waiting)
+                    _console.print(f"Dianda is ready at [bold]{stack.url}[/bold] (API described at {stack.url}/docs).")
+                except ApiError as error:
+                    _console.print(f"[yellow]{error}[/yellow]")
+            _console.print(f"Data in {settings.data_dir}, logs in {stack.logs}. No keys are asked for: keep it on loopback.")
+            while not stop.wait(1.0):
+                for name in stack.restart_dead():
+                    _console.print(f"[yellow]{name} had died and was started again; its log: {stack.logs / name}.log[/yellow]")
+            _console.print("Stopping: a running job checkpoints and resumes at the next start …")
+    except (AppError, StackError) as error:
+        _fail(error)
+
+
+@cli.command()
+def demo() -> None:
+    """Does the main job once, on real weights, and stops everything."""
+    settings = Settings()
+    try:
+        run_demo(settings, samples=Path("samples"))
+    except (AppError, StackError, ApiError) as error:
+        _fail(error)
+
+
+@cli.command()
+def worker() -> None:
+    """Runs a worker that joins the queue of DIANDA_BROKER_URL."""
+    command = worker_command()
+    os.execv(command[0], command)  # noqa: S606  # our own interpreter
+
+
+@cli.command()
+def migrate() -> None:
+    """Brings the database to this version's schema."""
+    upgrade(make_engine(Settings().resolved_database_url))
+    _console.print("The database is current.")
+
+
+@models_cli.command("list")
+def list_models() -> None:
+    """Lists the base models and whether their weights are in the store."""
+    store = _store(Settings())
+    table = Table("name", "source", "weights")
+    for name, source in sorted(store.listed().items()):
+        found = store.find(name)
+        table.add_row(name, source, found.checksum[:12] if found else f"missing: dianda models import {name}")
+    Console().print(table)
+
+
+@models_cli.command("add")
+def add_model(
+    name: Annotated[str, typer.Argument(help="Name that jobs will use.")],
+    source: Annotated[str, typer.Argument(help="hub:OWNER/NAME@REVISION, folder:/PATH, gguf:/PATH or package:NAME")],
+) -> None:
+    """Puts a base model on the operator's list and imports its weights."""
+    store = _store(Settings())
+    try:
+        store.add(name, source)
+        _import(store, name)
+    except AppError as error:
+        _fail(error)
+    _console.print(f"Base model {name} is in the store.")
+
+
+@models_cli.command("import")
+def import_model(name: Annotated[str, typer.Argument(help="A name of the operator's list.")]) -> None:
+    """Imports the weights of a base model that is on the list."""
+    store = _store(Settings())
+    try:
+        _import(store, name)
+    except AppError as error:
+        _fail(error)
+    _console.print(f"Base model {name} is in the store.")
+
+
+if __name__ == "__main__":
+    cli()

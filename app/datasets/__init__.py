@@ -1,0 +1,1 @@
+"""Datasets: upload, check, describe, keep. `files` in the HTTP dialect."""

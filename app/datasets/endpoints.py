@@ -1,0 +1,158 @@
+"""`/v1/files`: upload, list, get, content, delete."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from fastapi import APIRouter, Form, Query, Request, UploadFile
+from starlette.responses import StreamingResponse
+
+from app.datasets import repository, service
+from app.datasets.schemas import FileObject
+from app.datasets.upload_options import UploadOptions
+from app.db.unit_of_work import after_commit, read_only, unit_of_work
+from app.errors import InvalidInput, TooLarge
+from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.errors import ERROR_RESPONSES
+from app.http.paging import ListPage
+from app.http.schemas import Deleted
+from app.ml.errors import BaseModelMissing
+from app.ml.formats.report import RARE_CODE_ROWS
+from app.ml.model_store import BaseModelFolder, ModelStore
+
+MULTIPART_OVERHEAD_BYTES = 64 * 1024
+"""What a form with a file may have beside the file."""
+_CHUNK_BYTES = 1 << 20
+_COLUMNS = 'JSON object: {"question": …, "answer": …, "input": …, "slices": [columns]}; none: found by heading.'
+_DATASET_INFO = "LLaMA-Factory's dataset_info.json as a JSON object: one entry, or all, chosen by the file's name."
+_ENCODING = "utf-8, utf-16, gbk or gb18030; none: by byte order mark, UTF-8, or what reads like Chinese as GB18030."
+_COMPARE_WITH = "Id of a file; the report lists the questions that stand in both (leak check)."
+_BASE_MODEL = "Base model whose tokens the report counts; its weights must be in the store."
+
+
+def make_router(*, max_upload_bytes: int) -> APIRouter:
+    """Builds the routes; the limit of the upload is its own."""
+    router = APIRouter(prefix="/v1/files", tags=["files"], responses=ERROR_RESPONSES)
+
+    @router.post("")
+    def upload_file(
+        *,
+        request: Request,
+        engine: EngineDep,
+        blobs: BlobsDep,
+        store: StoreDep,
+        file: UploadFile,
+        purpose: Annotated[str, Form(max_length=32)],
+        columns: Annotated[str | None, Form(max_length=20_000, description=_COLUMNS)] = None,
+        dataset_info: Annotated[str | None, Form(max_length=200_000, description=_DATASET_INFO)] = None,
+        encoding: Annotated[str | None, Form(max_length=32, description=_ENCODING)] = None,
+        sheet: Annotated[str | None, Form(max_length=100, description="Sheet of a workbook; none: the first.")] = None,
+        compare_with: Annotated[str | None, Form(max_length=64, description=_COMPARE_WITH)] = None,
+        rare_code_rows: Annotated[
+            int, Form(ge=1, le=10_000, description="Codes that fewer rows show are reported as rare.")
+        ] = RARE_CODE_ROWS,
+        base_model: Annotated[str | None, Form(max_length=100, description=_BASE_MODEL)] = None,
+    ) -> FileObject:
+        """Stores a dataset: Alpaca JSON or JSONL, chat JSONL, CSV, TSV or XLSX.
+
+        A file with a wrong row is refused, and nothing of it is kept.
+        """
+        if purpose not in service.TRAINING_PURPOSES:
+            raise InvalidInput("The purpose must be 'fine-tune' or 'evals'.", param="purpose")
+        options = UploadOptions.of_form(
+            filename=file.filename,
+            columns=columns,
+            dataset_info=dataset_info,
+            encoding=encoding,
+            sheet=sheet,
+            rare_code_rows=rare_code_rows,
+            compare_with=compare_with,
+            base_model=base_model,
+        )
+        base = None if options.base_model is None else _base_model(store, options.base_model)
+        # In the data folder, so that the finished file is renamed into the store and never copied.
+        with tempfile.TemporaryDirectory(dir=request.app.state.uploads_dir) as scratch:
+            path = Path(scratch) / "upload"
+            _receive(file.file, path, max_upload_bytes)
+            rows = Path(scratch) / "rows"
+            others = None
+            if options.compare_with is not None:
+                with read_only(engine) as session:
+                    compared = repository.get(session, options.compare_with, param="compare_with")
+                others = service.read_others(blobs, compared, Path(scratch))
+            report = service.check_upload(
+                path, options.read, rows_to=rows, compare_with=others, rare_code_rows=options.rare_code_rows
+            )
+            if report.leak is not None:
+                report.leak["file_id"] = options.compare_with
+            if base is not None:
+                report.token_lengths = service.token_lengths(rows, base)
+            dataset = None
+            try:
+                with unit_of_work(engine) as session:
+                    dataset = service.create(
+                        session, blobs, path, filename=file.filename or "file", purpose=purpose, report=report, rows=rows
+                    )
+            except BaseException:
+                if dataset is not None:
+                    service.forget(blobs, dataset.blob_key)
+                raise
+        return FileObject.of(dataset)
+
+    @router.get("")
+    def list_files(
+        session: ReadingDep,
+        after: AfterParam = None,
+        limit: LimitParam = 20,
+        purpose: Annotated[str | None, Query(max_length=32)] = None,
+        order: Annotated[str | None, Query(pattern="^desc$")] = None,
+    ) -> ListPage[FileObject]:
+        """Lists files, newest first; the report of each is cut to its numbers."""
+        rows, has_more = repository.list_page(session, purpose=purpose, after=after, limit=limit)
+        return ListPage.of([FileObject.brief(row) for row in rows], has_more=has_more)
+
+    @router.get("/{file_id}")
+    def get_file(session: ReadingDep, file_id: str) -> FileObject:
+        """Returns a file with its validation report."""
+        return FileObject.of(repository.get(session, file_id))
+
+    @router.get("/{file_id}/content", response_class=StreamingResponse)
+    def get_file_content(session: ReadingDep, blobs: BlobsDep, file_id: str) -> StreamingResponse:
+        """Streams a file's bytes."""
+        dataset = repository.get(session, file_id)
+        media_type = "image/png" if dataset.filename.endswith(".png") else "application/octet-stream"
+        headers = {"content-length": str(dataset.size_bytes), "x-content-type-options": "nosniff"}
+        # Opened here, before the status is sent: bytes that are missing must not look like a short file.
+        return StreamingResponse(_chunks(blobs.open(dataset.blob_key)), media_type=media_type, headers=headers)
+
+    @router.delete("/{file_id}")
+    def delete_file(request: Request, session: TransactionDep, blobs: BlobsDep, file_id: str) -> Deleted:
+        """Deletes a file; 409 while an unfinished job needs it."""
+        key = service.delete(session, file_id, users_of=request.app.state.file_users)
+        after_commit(session, lambda: service.forget(blobs, key))
+        return Deleted(id=file_id, object="file")
+
+    return router
+
+
+def _base_model(store: ModelStore, name: str) -> BaseModelFolder:
+    try:
+        return store.get(name)
+    except BaseModelMissing as error:
+        error.param = "base_model"
+        raise
+
+
+def _receive(source: BinaryIO, path: Path, limit_bytes: int) -> None:
+    with path.open("wb") as target:
+        shutil.copyfileobj(source, target, _CHUNK_BYTES)
+    if path.stat().st_size > limit_bytes:
+        raise TooLarge(f"The file has more than {limit_bytes} bytes, this deployment's limit.", param="file")
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk

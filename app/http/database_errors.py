@@ -1,0 +1,20 @@
+"""What a request says while the database is away. Apart from `errors`, because the answerer has no SQLAlchemy."""
+
+import structlog
+from fastapi import FastAPI, Request
+from sqlalchemy.exc import OperationalError, TimeoutError
+from starlette.responses import JSONResponse
+
+from app.http.errors import error_response
+
+_log = structlog.get_logger()
+
+
+def install_database_error_handlers(app: FastAPI) -> None:
+    """Turns a database that does not answer into a 503."""
+
+    @app.exception_handler(OperationalError)
+    @app.exception_handler(TimeoutError)
+    def on_database_away(request: Request, error: Exception) -> JSONResponse:
+        _log.error("database_unavailable", error=type(error).__name__)
+        return error_response(503, "The database does not answer. Try again in a moment.", code="database_unavailable")

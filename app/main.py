@@ -1,0 +1,186 @@
+"""The API process: its composition root."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import structlog
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from sqlalchemy import Engine, select
+
+from app.adapters.endpoints import aliases_router, models_router
+from app.answers.backend import AnswerBackend
+from app.answers.backends.answerer import AnswererBackend
+from app.answers.code_texts import CodeTexts
+from app.answers.endpoints import router as answers_router
+from app.answers.model_names import ModelNames
+from app.answers.service import AnswerLimits, AnswerService
+from app.blobs.local import LocalBlobStore
+from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
+from app.codebook.endpoints import router as codebook_router
+from app.datasets import endpoints as datasets
+from app.datasets.split_endpoints import router as splits_router
+from app.db.engine import make_engine
+from app.db.migrating import is_current
+from app.db.unit_of_work import read_only
+from app.evaluations import endpoints as evaluations
+from app.http import health
+from app.http.context import RequestContext
+from app.http.database_errors import install_database_error_handlers
+from app.http.errors import install_error_handlers
+from app.http.limits import RequestLimits
+from app.jobs import endpoints as jobs
+from app.jobs import repository as job_rows
+from app.jobs.event_stream import EventStreams
+from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
+from app.jobs.sweeping import sweep
+from app.logs import configure_logs
+from app.ml.model_store import ModelStore, how_to_import
+from app.settings import Settings
+
+_log = structlog.get_logger()
+# Requests of one process that may hold a database connection at once; the rest wait without a thread.
+_DATABASE_TURNS = 20
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    answer_backend: AnswerBackend | None = None,
+    doorbell: Doorbell | None = None,
+) -> FastAPI:
+    """Builds the API; tests pass their own settings, answer backend and doorbell."""
+    settings = settings or Settings()
+    engine = make_engine(settings.resolved_database_url)
+    store = ModelStore(settings.models_dir, settings.base_models)
+    bell = doorbell or CeleryDoorbell(make_celery(settings.resolved_broker_url))
+    backend = answer_backend or AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
+    names = ModelNames(engine, store)
+    code_texts = CodeTexts(engine)
+    uploads_dir = settings.data_dir / "uploads"
+    uploads_dir.mkdir(parents=True, exist_ok=True)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure_logs(settings.log_format, process="api")
+        app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
+        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
+        yield
+        upkeep.cancel()
+        await backend.close()
+        engine.dispose()
+
+    app = FastAPI(
+        title="Dianda 电答",
+        summary="Customer questions in, category codes out.",
+        version="0.1.0",
+        lifespan=lifespan,
+        form_limits={"max_files": 1, "max_fields": 16},
+    )
+    app.state.engine = engine
+    app.state.blobs = LocalBlobStore(settings.blobs_dir)
+    app.state.model_store = store
+    app.state.bell = bell
+    app.state.model_names = names
+    app.state.event_streams = EventStreams(engine, max_streams=settings.max_event_streams)
+    app.state.code_texts = code_texts
+    app.state.uploads_dir = uploads_dir
+    app.state.answers = AnswerService(
+        backend,
+        names,
+        code_texts,
+        AnswerLimits(settings.max_question_chars, settings.max_batch_questions),
+        default_model=settings.base_model,
+    )
+    # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
+    app.state.file_users = (job_rows.find_unfinished_user_of_file,)
+    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter,)
+    app.add_middleware(
+        RequestLimits,
+        limit_bytes=settings.max_body_bytes,
+        limits_of_paths={
+            "/v1/files": settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
+            "/v1/codebook": CODEBOOK_BODY_BYTES,
+        },
+    )
+    # Added last, so that it stands around everything.
+    app.add_middleware(RequestContext)
+    install_error_handlers(app)
+    install_database_error_handlers(app)
+    registry = CollectorRegistry()
+    registry.register(_JobCounts(engine))
+    app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
+    app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
+    app.include_router(splits_router)
+    app.include_router(codebook_router)
+    app.include_router(jobs.make_router(max_unfinished=settings.max_queued_jobs, answerer_base_model=settings.base_model))
+    app.include_router(models_router)
+    app.include_router(aliases_router)
+    app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
+    app.include_router(answers_router)
+    return app
+
+
+def _readiness(
+    settings: Settings, engine: Engine, store: ModelStore, bell: Doorbell, backend: AnswerBackend
+) -> health.ReadinessChecks:
+    def database() -> str | None:
+        with read_only(engine) as session:
+            session.execute(select(1))
+        return None if is_current(engine) else "The database's schema is not current. Run: dianda migrate"
+
+    def base_model() -> str | None:
+        name = settings.base_model
+        if store.find(name) is not None:
+            return None
+        source = store.listed().get(name)
+        if source is None:
+            return f"Base model {name!r} is not on the operator's list. Run: dianda models add {name} SOURCE"
+        return how_to_import(name, source)
+
+    def broker() -> str | None:
+        return None if bell.waiting() is not None else "The broker does not answer: jobs wait until it does."
+
+    def worker() -> str | None:
+        with read_only(engine) as session:
+            alive = job_rows.live_workers(session, within_s=settings.lease_s)
+        return None if alive else "No worker gives a sign of life: jobs wait. Start one with: dianda worker"
+
+    checks = health.ReadinessChecks()
+    checks.add("database", database, required=True)
+    checks.add("base_model", base_model, required=True)
+    checks.add_async("answerer", backend.health, required=True)
+    checks.add("broker", broker, required=False)
+    checks.add("worker", worker, required=False)
+    return checks
+
+
+async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
+    while True:
+        try:
+            await run_sync(sweep, engine, bell)
+        except Exception:
+            _log.exception("sweep_failed")
+        await asyncio.sleep(interval_s)
+
+
+class _JobCounts:
+    """Counts jobs by status when Prometheus asks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yields the gauge; nothing while the database is away."""
+        family = GaugeMetricFamily("dianda_jobs", "Jobs by status.", labels=["status"])
+        try:
+            with read_only(self._engine) as session:
+                for status, count in job_rows.count_by_status(session).items():
+                    family.add_metric([status], count)
+        except Exception:
+            _log.warning("job_counts_unavailable")
+        yield family

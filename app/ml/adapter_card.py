@@ -1,0 +1,64 @@
+"""What an adapter says of itself, beside its weights: everything that is needed to answer with it.
+
+File name in the adapter's folder: `dianda.json`. Older versions must stay readable.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from app.ml.codes import CodeVocabulary
+from app.ml.prompting import PromptRenderer, Wrapper
+from app.ml.spec import FinetuneSpec, spec_from_mapping
+
+CARD = "dianda.json"
+CARD_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCard:
+    """Facts of one trained adapter."""
+
+    base_model: str
+    base_model_checksum: str
+    dataset_checksum: str
+    spec: FinetuneSpec
+    precision: str
+    """The arithmetic it was trained in: `bf16` or `fp32`."""
+    seed: int
+    wrapper: Wrapper
+    vocabulary: CodeVocabulary
+    metrics: dict[str, object]
+    versions: dict[str, str]
+    calibration: dict[str, object] | None = None
+    """None: confidences are the model's own, uncalibrated."""
+
+    @property
+    def renderer(self) -> PromptRenderer:
+        """The prompt renderer that the adapter was trained with."""
+        return PromptRenderer(self.spec.template, self.wrapper)
+
+
+def write_card(folder: Path, card: AdapterCard) -> None:
+    """Writes `dianda.json` into an adapter's folder."""
+    mapping = {"version": CARD_VERSION, **asdict(card), "spec": card.spec.to_mapping()}
+    (folder / CARD).write_text(json.dumps(mapping, ensure_ascii=False, indent=1))
+
+
+def read_card(folder: Path) -> AdapterCard:
+    """Reads `dianda.json` of an adapter's folder."""
+    mapping = json.loads((folder / CARD).read_text())
+    vocabulary = mapping["vocabulary"]
+    return AdapterCard(
+        base_model=mapping["base_model"],
+        base_model_checksum=mapping["base_model_checksum"],
+        dataset_checksum=mapping["dataset_checksum"],
+        spec=spec_from_mapping(mapping["spec"]),
+        precision=mapping["precision"],
+        seed=mapping["seed"],
+        wrapper=Wrapper(**mapping["wrapper"]),
+        vocabulary=CodeVocabulary(tuple(vocabulary["codes"]), vocabulary["max_codes_per_answer"]),
+        metrics=mapping["metrics"],
+        versions=mapping["versions"],
+        calibration=mapping["calibration"],
+    )

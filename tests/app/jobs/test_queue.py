@@ -1,0 +1,36 @@
+import time
+
+import pytest
+
+from app.jobs.queue import CeleryDoorbell, make_celery
+from tests.fixtures.api import free_port
+
+
+@pytest.fixture
+def lonely() -> CeleryDoorbell:
+    """A doorbell whose broker is away."""
+    return CeleryDoorbell(make_celery(f"redis://127.0.0.1:{free_port()}/0"))
+
+
+def test_a_broker_that_is_away_is_told_before_a_health_check_gives_up(lonely: CeleryDoorbell) -> None:
+    started = time.monotonic()
+
+    assert lonely.waiting() is None
+    assert time.monotonic() - started < 2
+
+
+def test_ringing_a_broker_that_is_away_neither_raises_nor_hangs(lonely: CeleryDoorbell) -> None:
+    started = time.monotonic()
+
+    lonely.ring("ftjob-1")
+
+    assert time.monotonic() - started < 2
+
+
+def test_a_bell_waits_in_the_queue_until_it_is_heard() -> None:
+    bell = CeleryDoorbell(make_celery("memory://"))
+    assert bell.waiting() == 0
+
+    bell.ring("ftjob-1")
+
+    assert bell.waiting() == 1

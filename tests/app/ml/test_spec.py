@@ -1,0 +1,199 @@
+import json
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.ml.errors import InvalidSpec
+from app.ml.spec import ALL_LINEAR, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+
+RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
+CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name != "lora_target"}
+SWITCHES = ("use_rslora", "use_dora")
+WHOLE = (
+    "cutoff_len",
+    "lora_rank",
+    "lora_alpha",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_samples",
+    "save_steps",
+)
+
+
+def a_value(field: Any) -> st.SearchStrategy[object]:
+    low, high = field.metadata["low"], field.metadata["high"]
+    values: st.SearchStrategy[Any] = st.integers(low, high) if field.name in WHOLE else st.floats(low, high)
+    return st.none() | values if field.default is None else values
+
+
+SPECS = st.fixed_dictionaries(
+    {
+        **{name: a_value(field) for name, field in RANGED.items()},
+        **{name: st.sampled_from(field.metadata["choices"]) for name, field in CHOICES.items()},
+        **{name: st.booleans() for name in SWITCHES},
+        "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
+    }
+).map(lambda values: FinetuneSpec(**values))
+
+
+def refused(**hyperparameters: object) -> InvalidSpec:
+    with pytest.raises(InvalidSpec) as caught:
+        resolve_spec(hyperparameters, param_prefix="hyperparameters.")
+    return caught.value
+
+
+def test_the_strategies_know_every_field() -> None:
+    assert {*RANGED, *CHOICES, *SWITCHES, "lora_target"} == {field.name for field in fields(FinetuneSpec)}
+
+
+@pytest.mark.parametrize("field", fields(FinetuneSpec), ids=lambda field: field.name)
+def test_every_field_says_its_unit_and_meaning(field: Any) -> None:
+    assert field.metadata["unit"].strip()
+    assert field.metadata["doc"].strip().endswith((".", ")"))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_taken_as_it_is(preset: str) -> None:
+    assert resolve_spec({"preset": preset}) == PRESETS[preset]
+
+
+def test_without_a_preset_the_recipe_holds() -> None:
+    assert resolve_spec({}) == PRESETS["recipe"]
+
+
+def test_the_recipe_is_the_hand_made_one_number_for_number() -> None:
+    # Copied from the LLaMA-Factory YAML of the recipe that the product replaces.
+    recipe = PRESETS["recipe"]
+    assert (recipe.lora_rank, recipe.lora_alpha, recipe.lora_dropout) == (128, 256, 0.1)
+    assert (recipe.use_rslora, recipe.use_dora, recipe.loraplus_lr_ratio) == (True, True, 1.0)
+    assert (recipe.learning_rate, recipe.num_train_epochs, recipe.effective_batch_size) == (5e-5, 5.0, 64)
+    assert (recipe.lora_target, recipe.template) == (("q_proj", "k_proj", "v_proj"), "default")
+
+
+def test_rslora_scales_by_the_root_of_the_rank() -> None:
+    spec = FinetuneSpec(lora_rank=64, lora_alpha=16, use_rslora=True)
+    assert (spec.lora_scale, replace(spec, use_rslora=False).lora_scale) == (2.0, 0.25)
+
+
+def test_openai_names_are_understood() -> None:
+    spec = resolve_spec({"preset": "quick", "n_epochs": 7, "batch_size": 4, "learning_rate_multiplier": 0.5})
+    assert (spec.num_train_epochs, spec.effective_batch_size, spec.learning_rate) == (7.0, 4, PRESETS["quick"].learning_rate / 2)
+
+
+def test_openais_batch_is_that_of_an_optimiser_step() -> None:
+    assert resolve_spec({"preset": "recipe", "batch_size": 4}).gradient_accumulation_steps == 1
+
+
+def test_openais_batch_may_be_cut_into_micro_batches() -> None:
+    assert resolve_spec({"batch_size": 4, "gradient_accumulation_steps": 2}).effective_batch_size == 8
+
+
+def test_llama_factory_names_are_understood() -> None:
+    given = {
+        "lora_rank": 8,
+        "lora_target": "q_proj, v_proj",
+        "lr_scheduler_type": "linear",
+        "num_train_epochs": 2,
+        "use_dora": False,
+    }
+    spec = resolve_spec(given)
+    assert (spec.lora_rank, spec.lora_target, spec.lr_scheduler_type) == (8, ("q_proj", "v_proj"), "linear")
+    assert (spec.num_train_epochs, spec.use_dora) == (2.0, False)
+
+
+@pytest.mark.parametrize("targets", ["all", list(ALL_LINEAR), ",".join(ALL_LINEAR), [*ALL_LINEAR, "q_proj"]])
+def test_lora_targets_may_be_given_in_several_ways(targets: object) -> None:
+    assert resolve_spec({"lora_target": targets}).lora_target == ALL_LINEAR
+
+
+@pytest.mark.parametrize("name", ["n_epochs", "batch_size", "learning_rate_multiplier", *RANGED, "lora_target"])
+def test_auto_stands_for_the_presets_value(name: str) -> None:
+    assert resolve_spec({"preset": "quick", name: "auto"}) == PRESETS["quick"]
+
+
+def test_precision_auto_asks_the_device() -> None:
+    assert resolve_spec({"precision": "auto"}).precision == "auto"
+
+
+@pytest.mark.parametrize(
+    ("openai", "llama_factory"),
+    [
+        ("n_epochs", "num_train_epochs"),
+        ("batch_size", "per_device_train_batch_size"),
+        ("learning_rate_multiplier", "learning_rate"),
+    ],
+)
+def test_a_field_under_both_its_names_is_refused(openai: str, llama_factory: str) -> None:
+    assert refused(**{openai: 1, llama_factory: 1}).param == f"hyperparameters.{openai}"
+
+
+@pytest.mark.parametrize("value", [1, "auto", None, {}])
+def test_an_unknown_name_is_named(value: object) -> None:
+    assert refused(lora_rnak=value).param == "hyperparameters.lora_rnak"
+
+
+@pytest.mark.parametrize("preset", ["fast", "auto", None, 1, [], {}])
+def test_an_unknown_preset_is_refused(preset: object) -> None:
+    assert refused(preset=preset).param == "hyperparameters.preset"
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_a_number_out_of_range_is_refused(name: str) -> None:
+    metadata = RANGED[name].metadata
+    for value in (metadata["low"] - 1, metadata["high"] + 1):
+        assert refused(**{name: value}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("name", RANGED)
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, -math.inf, 10**400, -(10**400), "1", [], {}, "auto?"])
+def test_what_is_no_number_in_range_is_refused(name: str, value: object) -> None:
+    assert refused(**{name: value}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_broken_number_where_a_whole_one_is_needed_is_refused(name: str) -> None:
+    assert refused(**{name: 16.5}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("name", ["n_epochs", "batch_size", "learning_rate_multiplier"])
+@pytest.mark.parametrize("value", [True, None, "2", [], 0, -1, math.nan, math.inf, 10**400, -(10**400)])
+def test_what_is_no_number_in_range_is_refused_under_openais_names(name: str, value: object) -> None:
+    assert (refused(**{name: value}).param or "").startswith("hyperparameters.")
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("value", [0, 1, "true", None])
+def test_a_switch_is_true_or_false(name: str, value: object) -> None:
+    assert refused(**{name: value}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("value", ["other", 0, True, None, [], {}])
+def test_a_choice_is_one_of_its_names(name: str, value: object) -> None:
+    assert refused(**{name: value}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("value", ["", [], {}, 3, None, True, ["q_proj", 1], [["q_proj"]], "lm_head", "../q_proj", ["all"]])
+def test_lora_targets_that_are_no_modules_are_refused(value: object) -> None:
+    assert refused(lora_target=value).param == "hyperparameters.lora_target"
+
+
+@settings(deadline=None)
+@given(SPECS)
+def test_a_spec_comes_back_from_its_json_form(spec: FinetuneSpec) -> None:
+    assert spec_from_mapping(json.loads(json.dumps(spec.to_mapping()))) == spec
+
+
+@settings(deadline=None)
+@given(SPECS)
+def test_a_resolved_spec_has_the_types_of_its_fields(spec: FinetuneSpec) -> None:
+    read = spec_from_mapping(spec.to_mapping())
+    assert all(
+        isinstance(getattr(read, name), int if name in WHOLE else float | None)
+        for name in RANGED
+        if getattr(read, name) is not None
+    )

@@ -1,0 +1,275 @@
+"""The training process: `python -m worker.child FOLDER FENCE`, one fresh interpreter a job. The only torch in the worker.
+
+Knows files and messages, no database and no broker. The fence stands in its command line, so that an operator sees it.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from app.durable import seal_folder
+from app.errors import AppError
+from app.ml.adapter_card import AdapterCard, write_card
+from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.batching import tokenize_examples
+from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
+from app.ml.engine.loading import LoadedModel, load_base_model
+from app.ml.engine.lora import save_adapter
+from app.ml.engine.training import Progress, TrainPlan, Wish, train
+from app.ml.errors import DatasetFormatError
+from app.ml.formats.example import Example
+from app.ml.formats.reading import read_examples
+from app.ml.metrics import score_answers
+from app.ml.model_store import BaseModelFolder
+from app.ml.plots import loss_csv, loss_png
+from app.ml.prompting import PromptRenderer, find_wrapper
+from app.ml.spec import spec_from_mapping
+from app.parent_death import die_with_parent
+from worker.assignment import OUTPUT, Assignment, read_assignment
+from worker.messages import (
+    MESSAGE_FD_VARIABLE,
+    Advanced,
+    CheckpointWritten,
+    ChildWish,
+    Finished,
+    Message,
+    Note,
+    Refused,
+    Started,
+    Stopped,
+    encode,
+)
+
+_EVALUATION_BATCH = 16
+
+
+class Line:
+    """The child's end of both pipes."""
+
+    def __init__(self, message_fd: int) -> None:
+        self._pipe = os.fdopen(message_fd, "wb", buffering=0)
+        self._wish = Wish.NONE
+
+    def say(self, message: Message) -> None:
+        """Sends one message; a supervisor that is gone is noticed by `wish`."""
+        try:
+            self._pipe.write(encode(message))
+        except BrokenPipeError:
+            self._wish = Wish.STOP
+
+    def wish(self) -> Wish:
+        """Returns the strongest wish heard so far."""
+        return self._wish
+
+    def listen(self) -> None:
+        """Hears wishes in a thread; the end of stdin and SIGTERM both mean: save and stop."""
+        signal.signal(signal.SIGTERM, lambda *_: self._hear(Wish.SAVE_AND_STOP))
+        threading.Thread(target=self._read_wishes, daemon=True).start()
+
+    def _read_wishes(self) -> None:
+        for line in sys.stdin:
+            self._hear(Wish(ChildWish(line.strip()).value))
+        self._hear(Wish.SAVE_AND_STOP)
+
+    def _hear(self, wish: Wish) -> None:
+        if self._wish is not Wish.STOP:
+            self._wish = wish
+
+
+@dataclasses.dataclass(frozen=True)
+class LineHooks:
+    """Training hooks that send messages."""
+
+    line: Line
+
+    def on_start(self, *, trainable_parameters: int, total_steps: int, resumed_from_step: int) -> None:
+        """Tells the run's size."""
+        self.line.say(
+            Started(
+                {
+                    "trainable_parameters": trainable_parameters,
+                    "total_steps": total_steps,
+                    "resumed_from_step": resumed_from_step,
+                }
+            )
+        )
+
+    def on_note(self, message: str) -> None:
+        """Passes a note on."""
+        self.line.say(Note(message))
+
+    def on_progress(self, progress: Progress) -> None:
+        """Passes progress on."""
+        self.line.say(Advanced(progress.to_mapping()))
+
+    def on_checkpoint(self, folder: Path, checksum: str, state: TrainState) -> None:
+        """Hands a checkpoint over."""
+        metrics = {"step": state.step, "train_loss": state.losses[-1]["loss"]}
+        self.line.say(CheckpointWritten(str(folder), state.step, checksum, metrics))
+
+    def wish(self) -> Wish:
+        """Returns what the supervisor wants."""
+        return self.line.wish()
+
+
+def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
+    """Trains, scores the held-out rows, and leaves the adapter and the loss curve in the output folder."""
+    spec = spec_from_mapping(assignment.spec)
+    examples = read_examples(Path(assignment.dataset))[: spec.max_samples]
+    base = _load(assignment, precision=spec.precision)
+    line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
+    renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
+    rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
+    if dropped:
+        line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
+    vocabulary = CodeVocabulary.from_answers(example.codes for example in examples).extended(assignment.extra_codes)
+    _refuse_unanswerable(vocabulary, base)
+    resume_from = Path(assignment.resume_from) if assignment.resume_from else None
+    plan = TrainPlan(spec, rows, assignment.seed, folder / "checkpoints", resume_from)
+    result = train(base, plan, LineHooks(line))
+    if result.stopped is not Wish.NONE:
+        return Stopped()
+    losses = result.state.losses
+    metrics: dict[str, Any] = {
+        "train_loss": _mean_of_last_epoch(losses),
+        "train_seconds": round(result.state.seconds, 2),
+        "train_samples_per_s": round(len(rows) * losses[-1]["epoch"] / max(result.state.seconds, 1e-9), 2),
+        "trainable_parameters": result.trainable_parameters,
+        "rows": len(rows),
+    }
+    card = AdapterCard(
+        base_model=assignment.base_model,
+        base_model_checksum=assignment.base_model_checksum,
+        dataset_checksum=assignment.dataset_checksum,
+        spec=spec,
+        precision=base.precision,
+        seed=assignment.seed,
+        wrapper=renderer.wrapper,
+        vocabulary=vocabulary,
+        metrics=metrics,
+        versions=_versions(),
+    )
+    if assignment.validation is not None:
+        engine = AnswerEngine(base)
+        engine.attach_trained(result.network, card, "trained")
+        held_out = read_examples(Path(assignment.validation))
+        scored = score_rows(engine, held_out, checksum="trained", line=None)
+        metrics["validation"] = scored["metrics"]
+    output = folder / OUTPUT
+    adapter = output / "adapter"
+    adapter.mkdir(parents=True)
+    save_adapter(result.network, adapter)
+    write_card(adapter, card)
+    checksum = seal_folder(adapter, about={"base_model": assignment.base_model})
+    (output / "loss.csv").write_bytes(loss_csv(losses))
+    (output / "loss.png").write_bytes(
+        loss_png(losses, title=f"{assignment.base_model}, {len(rows)} rows, seed {assignment.seed}")
+    )
+    return Finished({"checksum": checksum, "metrics": metrics, "trained_tokens": result.state.trained_tokens})
+
+
+def evaluate(assignment: Assignment, folder: Path, line: Line) -> Message:
+    """Answers every row of a file, scores the answers, and leaves the rows in the output folder."""
+    examples = read_examples(Path(assignment.dataset))[: assignment.max_rows]
+    base = _load(assignment, precision="auto")
+    engine = AnswerEngine(base)
+    if assignment.adapter_checksum is not None:
+        assert assignment.adapter_folder is not None
+        engine.load(assignment.adapter_checksum, Path(assignment.adapter_folder))
+    line.say(Started({"rows": len(examples)}))
+    scored = score_rows(engine, examples, checksum=assignment.adapter_checksum, line=line)
+    if line.wish() is not Wish.NONE:
+        return Stopped()
+    output = folder / OUTPUT
+    output.mkdir()
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored["rows"])
+    (output / "rows.jsonl").write_text(text)
+    return Finished({"metrics": scored["metrics"]})
+
+
+def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str | None, line: Line | None) -> dict[str, Any]:
+    """Returns the metrics of an adapter (or the base model) on rows, and every row; stops early when `line` wishes it."""
+    given: list[tuple[str, ...]] = []
+    rows: list[dict[str, Any]] = []
+    vocabulary = engine.vocabulary_of(checksum) if checksum is not None else None
+    for start in range(0, len(examples), _EVALUATION_BATCH):
+        part = examples[start : start + _EVALUATION_BATCH]
+        for example, answer in zip(part, engine.answer([one.question for one in part], checksum=checksum), strict=True):
+            codes = answer.best.codes
+            given.append(codes)
+            rows.append(
+                {
+                    "row": example.row,
+                    "question": example.question,
+                    "expected": list(example.codes),
+                    "given": list(codes),
+                    "match": set(codes) == set(example.codes),
+                    "confidence": round(answer.best.confidence, 4),
+                    **({"slices": dict(example.slices)} if example.slices else {}),
+                }
+            )
+        if line is not None:
+            line.say(Advanced({"step": len(given), "total_steps": len(examples)}))
+            if line.wish() is not Wish.NONE:
+                return {"metrics": {}, "rows": rows}
+    # Against the codes that exist: those of the adapter, or for a base model those of the file.
+    known = vocabulary or frozenset(code for example in examples for code in example.codes)
+    scores = score_answers(given, [example.codes for example in examples], known)
+    return {"metrics": scores.to_mapping(), "rows": rows}
+
+
+def _load(assignment: Assignment, *, precision: Any) -> LoadedModel:
+    use_threads(assignment.threads)
+    device = pick_device()
+    folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)
+    return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
+
+
+def _refuse_unanswerable(vocabulary: CodeVocabulary, base: LoadedModel) -> None:
+    """Builds the answer grammar before any training: codes that this tokenizer cannot tell apart are the data's fault."""
+    try:
+        AnswerGrammar(vocabulary, base.tokenizer.encode, end_id=base.tokenizer.eos_id)
+    except ValueError as error:
+        raise DatasetFormatError(f"The codes cannot be told apart as tokens of {base.name}: {error}.", param="output") from error
+
+
+def _mean_of_last_epoch(losses: list[dict[str, float]]) -> float:
+    last = [entry["loss"] for entry in losses if entry["epoch"] > losses[-1]["epoch"] - 1]
+    return round(sum(last) / len(last), 4)
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")}
+    return {"python": platform.python_version(), **packages}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one assignment; exit code 0 whenever the last message says how it ended."""
+    folder = Path(arguments[0])
+    assignment = read_assignment(folder)
+    die_with_parent(assignment.parent_pid, signal.SIGTERM)
+    line = Line(int(os.environ[MESSAGE_FD_VARIABLE]))
+    line.listen()
+    try:
+        line.say((finetune if assignment.kind == "finetune" else evaluate)(assignment, folder, line))
+    except AppError as error:
+        line.say(Refused(error.code, error.message, error.param))
+    except Exception:
+        # Not the user's doing: the log has the story, the supervisor sees the exit code and tries again.
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

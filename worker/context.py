@@ -1,0 +1,54 @@
+"""What the recipes need: opened once in each pool process, never across a fork."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Engine
+
+from app.blobs.local import LocalBlobStore
+from app.blobs.store import BlobStore
+from app.db.engine import make_engine
+from app.ml.model_store import ModelStore
+from app.settings import Settings
+
+
+class StopFlag(Protocol):
+    """Set once the worker shuts down."""
+
+    def is_set(self) -> bool:
+        """Says whether the worker shuts down."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """The parts of a worker, and the numbers that it goes by."""
+
+    engine: Engine
+    blobs: BlobStore
+    store: ModelStore
+    work_dir: Path
+    owner: str
+    lease_s: float
+    stop_grace_s: float
+    keep_checkpoints: int
+    threads: int | None
+    stopping: StopFlag
+
+
+def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> WorkerContext:
+    """Opens the parts that the settings name."""
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    return WorkerContext(
+        engine=make_engine(settings.resolved_database_url),
+        blobs=LocalBlobStore(settings.blobs_dir),
+        store=ModelStore(settings.models_dir, settings.base_models),
+        work_dir=settings.work_dir.resolve(),
+        owner=owner,
+        lease_s=settings.lease_s,
+        stop_grace_s=settings.stop_grace_s,
+        keep_checkpoints=settings.keep_checkpoints,
+        threads=settings.threads,
+        stopping=stopping,
+    )

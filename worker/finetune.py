@@ -1,0 +1,150 @@
+"""The fine-tuning recipe, read top to bottom: fetch, train in a child, publish the adapter."""
+
+import shutil
+from pathlib import Path
+
+import structlog
+
+from app.blobs.keys import adapter_key, checkpoint_key
+from app.datasets import repository as datasets
+from app.datasets import service as dataset_service
+from app.db.unit_of_work import after_commit, read_only, unit_of_work
+from app.durable import BrokenFolder, verify_folder
+from app.jobs import events, repository
+from app.jobs import service as jobs
+from app.jobs.leases import Lease
+from app.jobs.models import Job
+from app.jobs.states import JobWish
+from worker.assignment import OUTPUT, Assignment
+from worker.context import WorkerContext
+from worker.heartbeat import Heartbeat
+from worker.messages import CheckpointWritten, Finished, Message
+from worker.recipe import end_without_result, log_crash, note_message, read_job, wanted, work_folder
+from worker.supervision import run_child
+
+_log = structlog.get_logger()
+
+
+def run_finetune(context: WorkerContext, lease: Lease) -> None:
+    """Works on a claimed fine-tuning job until it has moved on, or the lease is lost."""
+    job = read_job(context, lease)
+    with Heartbeat(context.engine, lease, lease_s=context.lease_s) as heartbeat, work_folder(context, lease) as folder:
+        assignment = _assignment(context, lease, job, folder)
+
+        def on_message(message: Message) -> None:
+            if isinstance(message, CheckpointWritten):
+                _keep_checkpoint(context, lease, message)
+            else:
+                note_message(context, lease, message)
+
+        ending = run_child(
+            folder,
+            assignment,
+            fence=lease.fence,
+            on_message=on_message,
+            want=lambda: wanted(context, heartbeat),
+            stop_grace_s=context.stop_grace_s,
+        )
+        log_crash(folder, lease, ending)
+        # A cancel that came while the last steps ran still counts: no adapter.
+        if isinstance(ending.last, Finished) and not heartbeat.lost and read_job(context, lease).wish != JobWish.CANCEL.value:
+            _publish(context, lease, folder / OUTPUT, ending.last)
+        else:
+            end_without_result(context, lease, heartbeat, ending)
+
+
+def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) -> Assignment:
+    base = context.store.import_in_subprocess(job.base_model)
+    with read_only(context.engine) as session:
+        assert job.training_file_id is not None
+        training = datasets.get(session, job.training_file_id)
+        validation = datasets.get(session, job.validation_file_id) if job.validation_file_id else None
+        extra_codes = repository.extra_codes(session, lease.job_id)
+    return Assignment(
+        kind="finetune",
+        base_model=base.name,
+        base_model_folder=str(base.path.resolve()),
+        base_model_checksum=base.checksum,
+        dataset=str(dataset_service.fetch_rows(context.blobs, training, folder)),
+        dataset_checksum=training.sha256,
+        validation=str(dataset_service.fetch_rows(context.blobs, validation, folder)) if validation else None,
+        spec=job.spec,
+        seed=job.seed,
+        resume_from=_newest_whole_checkpoint(context, lease, folder),
+        adapter_folder=None,
+        adapter_checksum=None,
+        max_rows=None,
+        threads=context.threads,
+        extra_codes=extra_codes,
+    )
+
+
+def _newest_whole_checkpoint(context: WorkerContext, lease: Lease, folder: Path) -> str | None:
+    """Returns the newest checkpoint that verifies; a broken one is told and passed over."""
+    with read_only(context.engine) as session:
+        checkpoints = repository.checkpoints_newest_first(session, lease.job_id)
+    for checkpoint in checkpoints:
+        try:
+            place = context.blobs.fetch(checkpoint.blob_key, folder)
+            if verify_folder(place) == checkpoint.checksum:
+                return str(place)
+            reason = "its checksum differs"
+        except (FileNotFoundError, BrokenFolder) as error:
+            reason = type(error).__name__
+        _log.error("checkpoint_broken", job_id=lease.job_id, step=checkpoint.step, reason=reason)
+        with unit_of_work(context.engine) as session:
+            events.append(
+                session, lease.job_id, f"The checkpoint at step {checkpoint.step} is broken; using an older one.", level="warn"
+            )
+    return None
+
+
+def _keep_checkpoint(context: WorkerContext, lease: Lease, written: CheckpointWritten) -> None:
+    """Moves a checkpoint into the blob store, then tells of it; older ones beyond the limit go."""
+    key = checkpoint_key(lease.job_id, written.step, lease.fence)
+    context.blobs.put_folder(key, Path(written.folder))
+    with unit_of_work(context.engine) as session:
+        if not jobs.record_checkpoint(
+            session, lease, step=written.step, blob_key=key, checksum=written.checksum, metrics=written.metrics
+        ):
+            after_commit(session, lambda: context.blobs.delete(key))
+            return
+        for old in repository.checkpoints_newest_first(session, lease.job_id)[context.keep_checkpoints :]:
+            old_key = old.blob_key
+            session.delete(old)
+            after_commit(session, lambda old_key=old_key: context.blobs.delete(old_key))  # type: ignore[misc]
+
+
+def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finished) -> None:
+    """Stores the files, then the rows in one transaction with the job's end; if fenced, the files go again."""
+    checksum = str(finished.result["checksum"])
+    context.blobs.put_folder(adapter_key(checksum), output / "adapter")
+    stored: list[str] = []
+    published = False
+    try:
+        with unit_of_work(context.engine) as session:
+            results = {}
+            for name in ("loss.csv", "loss.png"):
+                place = output.parent / f"{lease.job_id}-{name}"
+                shutil.copy(output / name, place)
+                dataset = dataset_service.create(
+                    session, context.blobs, place, filename=place.name, purpose=dataset_service.RESULTS_PURPOSE, report=None
+                )
+                stored.append(dataset.blob_key)
+                results[name] = dataset.id
+            adapter = jobs.finish_finetune(
+                session,
+                lease,
+                checksum=checksum,
+                blob_key=adapter_key(checksum),
+                metrics=finished.result["metrics"],
+                trained_tokens=finished.result["trained_tokens"],
+                result_file_ids=results,
+            )
+            if adapter is None:
+                session.rollback()
+            published = adapter is not None
+    finally:
+        if not published:
+            for key in stored:
+                dataset_service.forget(context.blobs, key)

@@ -1,0 +1,54 @@
+"""The bell's task: look for work until there is none."""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from app.db.unit_of_work import read_only, unit_of_work
+from app.errors import AppError
+from app.jobs import repository
+from app.jobs.leases import Lease, claim_next, interrupt
+from app.jobs.service import fail
+from worker.context import WorkerContext
+from worker.evaluation import run_evaluation
+from worker.finetune import run_finetune
+
+_log = structlog.get_logger()
+_RECIPES: Mapping[str, Callable[[WorkerContext, Lease], None]] = {
+    repository.FINETUNE: run_finetune,
+    repository.EVALUATION: run_evaluation,
+}
+
+
+def look(context: WorkerContext) -> int:
+    """Claims and runs due jobs one after the other; returns how many it ran. A bell too many finds nothing."""
+    ran = 0
+    while not context.stopping.is_set():
+        with unit_of_work(context.engine) as session:
+            lease = claim_next(session, owner=context.owner, lease_s=context.lease_s)
+        if lease is None:
+            break
+        run(context, lease)
+        ran += 1
+    return ran
+
+
+def run(context: WorkerContext, lease: Lease) -> None:
+    """Runs a claimed job's recipe; whatever escapes it ends this attempt and no other."""
+    with structlog.contextvars.bound_contextvars(job_id=lease.job_id, fence=lease.fence):
+        _log.info("job_claimed")
+        try:
+            with read_only(context.engine) as session:
+                kind = repository.get(session, lease.job_id).kind
+            _RECIPES[kind](context, lease)
+        except AppError as error:
+            with unit_of_work(context.engine) as session:
+                if error.retryable:
+                    interrupt(session, lease, reason=error.message)
+                else:
+                    fail(session, lease, code=error.code, message=error.message, param=error.param)
+        except Exception as error:
+            _log.exception("recipe_failed")
+            with unit_of_work(context.engine) as session:
+                interrupt(session, lease, reason=f"the worker met {type(error).__name__}; its log says more.")
+        _log.info("job_left")
