@@ -65,6 +65,7 @@ class FinetuneSpec:
     max_grad_norm: float = _ranged(1.0, 0.0, 1000.0, "L2 norm", "Gradient clipping; 0 switches it off.")
     max_samples: int | None = _ranged(None, 1, 10_000_000, "rows", "Use only the first rows of the file.")
     save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
+    gradient_checkpointing: bool = _switch(False, "Keep only each layer's input for the backward pass: less memory, more time.")
     precision: Precision = _choice("auto", ("auto", "bf16", "fp32"), "Arithmetic of the frozen model; auto asks the device.")
 
     @property

@@ -75,5 +75,4 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, torc
     parameters = dict(_names(optimiser))
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition("::")
-        # AdamW keeps its step count on the CPU.
-        optimiser.state[parameters[name]][key] = tensor.cpu() if key == "step" else tensor
+        optimiser.state[parameters[name]][key] = tensor

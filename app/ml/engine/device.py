@@ -3,6 +3,7 @@
 ROCm builds of torch answer to the name `cuda`; the differences that matter are told apart here.
 """
 
+import importlib.util
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -81,6 +82,66 @@ def arithmetic(network: Any) -> AbstractContextManager[Any]:
     return torch.autocast(network.device.type, dtype=torch.bfloat16)
 
 
+def is_eager() -> bool:
+    """Returns whether the operator wants neither Triton nor captured graphs (old AMD cards, or to compare)."""
+    return os.environ.get("DIANDA_EAGER", "") == "1"
+
+
+def triton_runs(device: torch.device) -> bool:
+    """Returns whether Triton's kernels run on this device: installed, a GPU that it knows, and not switched off."""
+    if device.type != "cuda" or is_eager() or importlib.util.find_spec("triton") is None:
+        return False
+    # gfx906 and older have no Triton worth the name; CDNA starts at gfx908, RDNA 3 at gfx1100.
+    return torch.version.hip is None or _hip_generation(device) not in ("gfx900", "gfx906")
+
+
+def graphs_run(device: torch.device) -> bool:
+    """Returns whether steps may be captured as graphs: NVIDIA cards; on ROCm only when the operator says so."""
+    if device.type != "cuda" or is_eager():
+        return False
+    return torch.version.hip is None or os.environ.get("DIANDA_HIP_GRAPHS", "") == "1"
+
+
+def pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a CPU tensor in memory from which a GPU copies without the CPU's help; unchanged where there is no GPU."""
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a pinned CPU tensor to a device without waiting for what the device is still doing."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+class GraphPool:
+    """Device memory that graphs which never run side by side share."""
+
+    def __init__(self) -> None:
+        """Reserves nothing yet."""
+        self.handle = torch.cuda.graph_pool_handle()
+
+
+class Capture:
+    """What runs inside `with capture:` is recorded, not run; `replay` runs it, any number of times."""
+
+    def __init__(self, pool: GraphPool) -> None:
+        """Prepares a graph in a pool."""
+        self._graph = torch.cuda.CUDAGraph()
+        # Only this thread's calls are watched: another may allocate meanwhile.
+        self._context = torch.cuda.graph(self._graph, pool=pool.handle, capture_error_mode="thread_local")
+
+    def __enter__(self) -> None:
+        """Starts recording."""
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Ends recording."""
+        self._context.__exit__(*error)
+
+    def replay(self) -> None:
+        """Runs the graph on the current stream."""
+        self._graph.replay()
+
+
 def seed_all(seed: int) -> None:
     """Seeds the CPU's and every GPU's generator."""
     torch.manual_seed(seed)
@@ -101,6 +162,12 @@ def restore_random_state(device: torch.device, state: dict[str, torch.Tensor]) -
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def empty_cache(device: torch.device) -> None:
+    """Gives the memory that torch keeps for later back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Returns the most memory that torch reserved on a GPU so far; None on a CPU."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
@@ -117,3 +184,8 @@ def _matmul_rate(dtype: torch.dtype) -> float:
         multiply(multiply(rows, weight), weight.t())
         done += 1
     return done / elapsed
+
+
+def _hip_generation(device: torch.device) -> str:
+    name: str = torch.cuda.get_device_properties(device).gcnArchName
+    return name.partition(":")[0]

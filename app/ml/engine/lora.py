@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from app.ml.engine.flat_parameters import FlatGroup, flatten
 from app.ml.errors import InvalidSpec
 from app.ml.spec import FinetuneSpec
 
@@ -36,7 +37,19 @@ def attach_adapter(network: Any, spec: FinetuneSpec) -> Any:
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
-        return get_peft_model(network, config)
+        wrapped = get_peft_model(network, config)
+    if spec.use_dora:
+        _start_magnitudes_exactly(wrapped)
+    return wrapped
+
+
+@torch.no_grad()
+def _start_magnitudes_exactly(network: Any) -> None:
+    # peft takes a bf16 weight's norms in bf16; from fp32 ones the adapter starts as the identity in any arithmetic.
+    for module in network.modules():
+        if hasattr(module, "lora_magnitude_vector") and isinstance(module.get_base_layer(), torch.nn.Linear):
+            for layer in module.lora_magnitude_vector.values():
+                layer.weight.copy_(torch.linalg.vector_norm(module.get_base_layer().weight, dim=1, dtype=torch.float32))
 
 
 def trainable_parameters(network: Any) -> dict[str, torch.nn.Parameter]:
@@ -49,31 +62,27 @@ def trainable_parameter_count(network: Any) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(network).values())
 
 
-def optimiser_groups(network: Any, spec: FinetuneSpec) -> list[dict[str, Any]]:
-    """Returns AdamW's parameter groups, never an empty one; each has its `names`.
+def flat_groups(network: Any, spec: FinetuneSpec) -> list[FlatGroup]:
+    """Lays the trainable parameters end to end, one flat parameter a learning rate, never an empty one.
 
     LoRA+ (arXiv 2402.12354): B learns `loraplus_lr_ratio` times as fast as A; factors on embeddings have their own rate.
     """
-    plain: dict[str, torch.nn.Parameter] = {}
-    faster: dict[str, torch.nn.Parameter] = {}
-    embedding: dict[str, torch.nn.Parameter] = {}
+    plain: list[tuple[str, torch.nn.Parameter]] = []
+    faster: list[tuple[str, torch.nn.Parameter]] = []
+    embedding: list[tuple[str, torch.nn.Parameter]] = []
     for name, parameter in trainable_parameters(network).items():
         if spec.loraplus_lr_ratio is not None and "lora_embedding" in name:
-            embedding[name] = parameter
+            embedding.append((name, parameter))
         elif spec.loraplus_lr_ratio is not None and "lora_B" in name:
-            faster[name] = parameter
+            faster.append((name, parameter))
         else:
-            plain[name] = parameter
+            plain.append((name, parameter))
     rates = [
-        (plain, spec.learning_rate),
-        (faster, spec.learning_rate * (spec.loraplus_lr_ratio or 1.0)),
-        (embedding, spec.loraplus_lr_embedding),
+        ("plain", plain, spec.learning_rate),
+        ("faster", faster, spec.learning_rate * (spec.loraplus_lr_ratio or 1.0)),
+        ("embedding", embedding, spec.loraplus_lr_embedding),
     ]
-    return [
-        {"params": list(group.values()), "names": list(group), "lr": rate, "weight_decay": spec.weight_decay}
-        for group, rate in rates
-        if group
-    ]
+    return [flatten(name, rate, parameters) for name, parameters, rate in rates if parameters]
 
 
 def unused_settings(spec: FinetuneSpec) -> list[str]:

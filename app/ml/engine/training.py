@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 import torch
 
-from app.ml.engine.batching import TokenRow, collate, micro_batches, step_rows
+from app.ml.engine.batching import TokenRow, step_rows
 from app.ml.engine.checkpointing import TrainState, load_checkpoint, save_checkpoint
 from app.ml.engine.device import peak_memory_bytes, seed_all
+from app.ml.engine.flat_parameters import optimiser_groups
 from app.ml.engine.loading import LoadedModel
-from app.ml.engine.lora import attach_adapter, optimiser_groups, trainable_parameter_count, unused_settings
-from app.ml.engine.loss import summed_loss
-from app.ml.errors import NonFiniteLoss, OutOfDeviceMemory
+from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
+from app.ml.engine.stepping import StepRunner, make_source
 from app.ml.spec import FinetuneSpec
 
 
@@ -142,7 +142,9 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     save_every = spec.save_steps or steps_per_epoch
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
-    optimiser = torch.optim.AdamW(optimiser_groups(network, spec), lr=spec.learning_rate)
+    groups = flat_groups(network, spec)
+    # One launch for all moments and weights; on a CPU one pass over memory instead of a dozen.
+    optimiser = torch.optim.AdamW(optimiser_groups(groups, weight_decay=spec.weight_decay), lr=spec.learning_rate, fused=True)
     peak_rates = [group["lr"] for group in optimiser.param_groups]
     state = TrainState()
     if plan.resume_from is not None:
@@ -151,20 +153,29 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     for note in unused_settings(spec):
         hooks.on_note(note)
     network.train()
+    runner = StepRunner(
+        make_source(base, network, spec),
+        optimiser,
+        groups,
+        lambda step: step_rows(plan.rows, step, batch_size=spec.effective_batch_size, seed=plan.seed),
+        token_budget=_token_budget(base),
+        max_grad_norm=spec.max_grad_norm,
+        device=base.device,
+    )
     first_step, earlier_seconds, started, told = state.step, state.seconds, time.monotonic(), 0.0
     samples = tokens = 0
     stopped = Wish.NONE
     while state.step < steps:
-        rows = step_rows(plan.rows, state.step, batch_size=spec.effective_batch_size, seed=plan.seed)
         factor = learning_rate_factor(spec, state.step, steps)
         for group, rate in zip(optimiser.param_groups, peak_rates, strict=True):
             group["lr"] = rate * factor
-        loss, grad_norm, label_count = _step(base, network, optimiser, rows, spec)
+        outcome = runner.run(state.step)
+        loss, grad_norm = outcome.loss, outcome.grad_norm
         state.step += 1
-        state.trained_tokens += label_count
+        state.trained_tokens += outcome.label_count
         state.seconds = earlier_seconds + time.monotonic() - started
-        samples += len(rows)
-        tokens += sum(len(row.prompt) + len(row.answer) for row in rows)
+        samples += outcome.samples
+        tokens += outcome.tokens
         epoch = state.step / steps_per_epoch
         state.losses.append(
             {"step": state.step, "epoch": epoch, "loss": loss, "learning_rate": peak_rates[0] * factor, "grad_norm": grad_norm}
@@ -200,32 +211,5 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     return TrainResult(network, state, stopped, trainable_parameter_count(network))
 
 
-def _step(
-    base: LoadedModel, network: Any, optimiser: torch.optim.Optimizer, rows: Sequence[TokenRow], spec: FinetuneSpec
-) -> tuple[float, float, int]:
-    """One optimiser step; returns the mean loss, the gradient's L2 norm before clipping, and the trained tokens."""
-    label_count = sum(len(row.answer) for row in rows)
-    optimiser.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=base.device)
-    try:
-        for micro_batch in micro_batches(rows, spec.per_device_train_batch_size):
-            batch = collate(micro_batch, pad_id=base.tokenizer.pad_id, device=base.device)
-            loss = summed_loss(network, batch)
-            torch.autograd.backward(loss / label_count)
-            total += loss.detach()
-    except torch.OutOfMemoryError as error:
-        raise OutOfDeviceMemory(
-            f"The device ran out of memory with {spec.per_device_train_batch_size} rows in a micro-batch. Lower "
-            "per_device_train_batch_size and raise gradient_accumulation_steps by the same factor.",
-            param="per_device_train_batch_size",
-        ) from error
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    limit = spec.max_grad_norm if spec.max_grad_norm > 0 else math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-    mean_loss = float(total) / label_count
-    if not math.isfinite(mean_loss) or not math.isfinite(grad_norm):
-        raise NonFiniteLoss(
-            "The loss is no longer a finite number. Lower learning_rate, or set precision to fp32.", param="learning_rate"
-        )
-    optimiser.step()
-    return mean_loss, grad_norm, label_count
+def _token_budget(base: LoadedModel) -> int:
+    return 1024 if base.device.type == "cpu" else 1 << 20

@@ -9,8 +9,8 @@ from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadMo
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import (
     attach_adapter,
+    flat_groups,
     load_adapter,
-    optimiser_groups,
     restore_adapter,
     save_adapter,
     trainable_parameter_count,
@@ -73,25 +73,24 @@ def test_a_base_model_without_a_target_module_is_refused() -> None:
 
 def test_without_lora_plus_one_group_holds_everything(base: LoadedModel) -> None:
     network = attach_adapter(base.network, SMALL)
-    (group,) = optimiser_groups(network, SMALL)
-    assert set(group["names"]) == set(trainable_parameters(network))
-    assert group["lr"] == 1e-3
+    (group,) = flat_groups(network, SMALL)
+    assert set(group.members) == set(trainable_parameters(network))
+    assert group.learning_rate == 1e-3
 
 
 def test_with_lora_plus_b_learns_faster(base: LoadedModel) -> None:
-    spec = replace(SMALL, loraplus_lr_ratio=16.0, use_dora=True, weight_decay=0.1)
-    slow, fast = optimiser_groups(attach_adapter(base.network, spec), spec)
-    assert (slow["lr"], fast["lr"]) == (1e-3, pytest.approx(16e-3))
-    assert all("lora_B" in name for name in fast["names"])
-    assert not any("lora_B" in name for name in slow["names"])
-    assert slow["weight_decay"] == fast["weight_decay"] == 0.1
+    spec = replace(SMALL, loraplus_lr_ratio=16.0, use_dora=True)
+    slow, fast = flat_groups(attach_adapter(base.network, spec), spec)
+    assert (slow.learning_rate, fast.learning_rate) == (1e-3, pytest.approx(16e-3))
+    assert all("lora_B" in name for name in fast.members)
+    assert not any("lora_B" in name for name in slow.members)
 
 
 def test_with_lora_plus_factors_on_embeddings_have_their_own_rate(base: LoadedModel) -> None:
     spec = replace(SMALL, loraplus_lr_ratio=2.0, loraplus_lr_embedding=1e-6, lora_target=("q_proj", "embed_tokens"))
-    *_, embedding = optimiser_groups(attach_adapter(base.network, spec), spec)
-    assert embedding["lr"] == 1e-6
-    assert sorted(name.split(".")[-2] for name in embedding["names"]) == ["lora_embedding_A", "lora_embedding_B"]
+    *_, embedding = flat_groups(attach_adapter(base.network, spec), spec)
+    assert embedding.learning_rate == 1e-6
+    assert sorted(name.split(".")[-2] for name in embedding.members) == ["lora_embedding_A", "lora_embedding_B"]
 
 
 @pytest.mark.parametrize("targets", [("q_proj",), ("embed_tokens",), ("q_proj", "embed_tokens"), ALL_LINEAR])
@@ -101,9 +100,9 @@ def test_every_trained_parameter_is_in_one_group_and_no_group_is_empty(
 ) -> None:
     spec = replace(SMALL, lora_target=targets, loraplus_lr_ratio=ratio, use_dora=True)
     network = attach_adapter(base.network, spec)
-    groups = optimiser_groups(network, spec)
-    assert all(group["params"] for group in groups)
-    assert sorted(name for group in groups for name in group["names"]) == sorted(trainable_parameters(network))
+    groups = flat_groups(network, spec)
+    assert all(group.flat.numel() for group in groups)
+    assert sorted(name for group in groups for name in group.members) == sorted(trainable_parameters(network))
 
 
 def test_a_setting_that_does_nothing_is_told() -> None:
