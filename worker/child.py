@@ -18,22 +18,24 @@ from typing import Any
 from app.durable import seal_folder
 from app.errors import AppError
 from app.ml.adapter_card import AdapterCard, write_card
+from app.ml.best_epoch import find_best
 from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
+from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
-from app.ml.engine.training import Progress, TrainPlan, Wish, train
+from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.formats.example import Example
 from app.ml.formats.reading import read_examples
-from app.ml.metrics import score_answers
+from app.ml.metrics import AnswerScores, score_answers
 from app.ml.model_store import BaseModelFolder
 from app.ml.plots import loss_csv, loss_png
 from app.ml.prompting import PromptRenderer, find_wrapper
-from app.ml.spec import spec_from_mapping
+from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
 from worker.messages import (
@@ -41,6 +43,7 @@ from worker.messages import (
     Advanced,
     CheckpointWritten,
     ChildWish,
+    Evaluated,
     Finished,
     Message,
     Note,
@@ -112,9 +115,15 @@ class LineHooks:
         """Passes progress on."""
         self.line.say(Advanced(progress.to_mapping()))
 
+    def on_evaluation(self, state: TrainState) -> None:
+        """Passes the scores on."""
+        self.line.say(Evaluated(state.evaluations))
+
     def on_checkpoint(self, folder: Path, checksum: str, state: TrainState) -> None:
-        """Hands a checkpoint over."""
+        """Hands a checkpoint over, with the scores of its epoch where it stands at an epoch's end."""
         metrics = {"step": state.step, "train_loss": state.losses[-1]["loss"]}
+        if state.evaluations and state.evaluations[-1]["step"] == state.step:
+            metrics |= state.evaluations[-1]
         self.line.say(CheckpointWritten(str(folder), state.step, checksum, metrics))
 
     def wish(self) -> Wish:
@@ -133,12 +142,27 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
     vocabulary = CodeVocabulary.from_answers(example.codes for example in examples).extended(assignment.extra_codes)
-    _refuse_unanswerable(vocabulary, base)
-    resume_from = Path(assignment.resume_from) if assignment.resume_from else None
-    plan = TrainPlan(spec, rows, assignment.seed, folder / "checkpoints", resume_from)
+    grammar = _answer_grammar(vocabulary, base)
+    held_out = _held_out(assignment, spec, renderer, base, grammar, line)
+    is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
+    plan = TrainPlan(
+        spec,
+        rows,
+        assignment.seed,
+        folder / "checkpoints",
+        Path(assignment.resume_from) if assignment.resume_from else None,
+        held_out=held_out if is_scored_by_epoch else None,
+        # All held-out rows are answered once more at the end, unless the epoch's scores are those of all rows.
+        saves_last=held_out is not None and not (is_scored_by_epoch and len(held_out.prompts) <= spec.eval_max_rows),
+    )
     result = train(base, plan, LineHooks(line))
     if result.stopped is not Wish.NONE:
         return Stopped()
+    validation = None
+    if held_out is not None:
+        validation = _final_scores(base, result, held_out, line)
+        if validation is None:
+            return Stopped()
     losses = result.state.losses
     metrics: dict[str, Any] = {
         "train_loss": _mean_of_last_epoch(losses),
@@ -147,6 +171,11 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         "trainable_parameters": result.trainable_parameters,
         "rows": len(rows),
     }
+    if validation is not None:
+        metrics["validation"] = validation
+    if result.state.evaluations:
+        metrics["by_epoch"] = result.state.evaluations
+        metrics["best"] = _best(spec, result)
     card = AdapterCard(
         base_model=assignment.base_model,
         base_model_checksum=assignment.base_model_checksum,
@@ -159,12 +188,6 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         metrics=metrics,
         versions=_versions(),
     )
-    if assignment.validation is not None:
-        engine = AnswerEngine(base)
-        engine.attach_trained(result.network, card, "trained")
-        held_out = read_examples(Path(assignment.validation))
-        scored = score_rows(engine, held_out, checksum="trained", line=None)
-        metrics["validation"] = scored["metrics"]
     output = folder / OUTPUT
     adapter = output / "adapter"
     adapter.mkdir(parents=True)
@@ -197,7 +220,7 @@ def evaluate(assignment: Assignment, folder: Path, line: Line) -> Message:
     return Finished({"metrics": scored["metrics"]})
 
 
-def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str | None, line: Line | None) -> dict[str, Any]:
+def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str | None, line: Line) -> dict[str, Any]:
     """Returns the metrics of an adapter (or the base model) on rows, and every row; stops early when `line` wishes it."""
     given: list[tuple[str, ...]] = []
     rows: list[dict[str, Any]] = []
@@ -218,10 +241,9 @@ def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str |
                     **({"slices": dict(example.slices)} if example.slices else {}),
                 }
             )
-        if line is not None:
-            line.say(Advanced({"step": len(given), "total_steps": len(examples)}))
-            if line.wish() is not Wish.NONE:
-                return {"metrics": {}, "rows": rows}
+        line.say(Advanced({"step": len(given), "total_steps": len(examples)}))
+        if line.wish() is not Wish.NONE:
+            return {"metrics": {}, "rows": rows}
     # Against the codes that exist: those of the adapter, or for a base model those of the file.
     known = vocabulary or frozenset(code for example in examples for code in example.codes)
     scores = score_answers(given, [example.codes for example in examples], known)
@@ -235,12 +257,50 @@ def _load(assignment: Assignment, *, precision: Any) -> LoadedModel:
     return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
 
 
-def _refuse_unanswerable(vocabulary: CodeVocabulary, base: LoadedModel) -> None:
-    """Builds the answer grammar before any training: codes that this tokenizer cannot tell apart are the data's fault."""
+def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGrammar:
+    """Builds the grammar before any training: codes that this tokenizer cannot tell apart are the data's fault."""
     try:
-        AnswerGrammar(vocabulary, base.tokenizer.encode, end_id=base.tokenizer.eos_id)
+        return AnswerGrammar(vocabulary, base.tokenizer.encode, end_id=base.tokenizer.eos_id)
     except ValueError as error:
         raise DatasetFormatError(f"The codes cannot be told apart as tokens of {base.name}: {error}.", param="output") from error
+
+
+def _held_out(
+    assignment: Assignment,
+    spec: FinetuneSpec,
+    renderer: PromptRenderer,
+    base: LoadedModel,
+    grammar: AnswerGrammar,
+    line: Line,
+) -> HeldOut | None:
+    if assignment.validation is None:
+        return None
+    examples = read_examples(Path(assignment.validation))
+    held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=spec.cutoff_len)
+    if left_out:
+        line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))
+    return held_out
+
+
+def _final_scores(base: LoadedModel, result: TrainResult, held_out: HeldOut, line: Line) -> dict[str, Any] | None:
+    """Returns the published adapter's scores on every held-out row; None where a wish came between."""
+    if result.scores is not None and result.scores["rows"] == len(held_out.prompts):
+        return {field.name: result.scores[field.name] for field in dataclasses.fields(AnswerScores)}
+    scores = score_generated(base, result.network, held_out, is_cut_short=lambda: line.wish() is not Wish.NONE)
+    return None if scores is None else scores.to_mapping()
+
+
+def _best(spec: FinetuneSpec, result: TrainResult) -> dict[str, Any]:
+    place = find_best(result.state.evaluations, spec.metric_for_best_model)
+    assert place is not None
+    best = result.state.evaluations[place]
+    return {
+        "epoch": best["epoch"],
+        "step": best["step"],
+        "metric": spec.metric_for_best_model,
+        "value": best[spec.metric_for_best_model],
+        "is_published": result.scores is not None and result.scores["step"] == best["step"],
+    }
 
 
 def _mean_of_last_epoch(losses: list[dict[str, float]]) -> float:

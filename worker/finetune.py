@@ -100,19 +100,23 @@ def _newest_whole_checkpoint(context: WorkerContext, lease: Lease, folder: Path)
 
 
 def _keep_checkpoint(context: WorkerContext, lease: Lease, written: CheckpointWritten) -> None:
-    """Moves a checkpoint into the blob store, then tells of it; older ones beyond the limit go."""
+    """Moves a checkpoint into the blob store, then tells of it; the newest few and the best stay, the others go."""
     key = checkpoint_key(lease.job_id, written.step, lease.fence)
     context.blobs.put_folder(key, Path(written.folder))
     with unit_of_work(context.engine) as session:
+        before = {checkpoint.blob_key for checkpoint in repository.checkpoints_newest_first(session, lease.job_id)}
         if not jobs.record_checkpoint(
             session, lease, step=written.step, blob_key=key, checksum=written.checksum, metrics=written.metrics
         ):
             after_commit(session, lambda: context.blobs.delete(key))
             return
-        for old in repository.checkpoints_newest_first(session, lease.job_id)[context.keep_checkpoints :]:
-            old_key = old.blob_key
+        for old in repository.superseded_checkpoints(session, lease.job_id, keep=context.keep_checkpoints):
             session.delete(old)
-            after_commit(session, lambda old_key=old_key: context.blobs.delete(old_key))  # type: ignore[misc]
+        session.flush()
+        # What an earlier attempt wrote at this very step was replaced, and goes too.
+        left = {checkpoint.blob_key for checkpoint in repository.checkpoints_newest_first(session, lease.job_id)}
+        for gone in before - left:
+            after_commit(session, lambda gone=gone: context.blobs.delete(gone))  # type: ignore[misc]
 
 
 def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finished) -> None:

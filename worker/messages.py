@@ -41,6 +41,14 @@ class Advanced:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """An epoch was scored on the held-out rows."""
+
+    by_epoch: list[dict[str, Any]]
+    """The scores of every epoch so far; the last is news. Whole, because a resumed run may tell an epoch anew."""
+
+
+@dataclass(frozen=True)
 class CheckpointWritten:
     """A sealed checkpoint folder, now the supervisor's."""
 
@@ -71,9 +79,9 @@ class Finished:
     result: dict[str, Any]
 
 
-Message = Started | Note | Advanced | CheckpointWritten | Stopped | Refused | Finished
+Message = Started | Note | Advanced | Evaluated | CheckpointWritten | Stopped | Refused | Finished
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Started, Note, Advanced, CheckpointWritten, Stopped, Refused, Finished)
+    kind.__name__: kind for kind in (Started, Note, Advanced, Evaluated, CheckpointWritten, Stopped, Refused, Finished)
 }
 
 

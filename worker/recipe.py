@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import OperationalError
@@ -17,7 +18,7 @@ from app.jobs.service import fail
 from app.jobs.states import JobStatus, JobWish, move
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
-from worker.messages import Advanced, Message, Note, Refused, Started, Stopped
+from worker.messages import Advanced, Evaluated, Message, Note, Refused, Started, Stopped
 from worker.supervision import Ending, Want
 
 _log = structlog.get_logger()
@@ -56,6 +57,9 @@ def note_message(context: WorkerContext, lease: Lease, message: Message) -> None
                         step = f"Step {progress['step']}/{progress['total_steps']}"
                         loss = f": loss {progress['loss']:.4f}" if "loss" in progress else ""
                         events.append(session, lease.job_id, step + loss, type="metrics", data=progress)
+                case Evaluated(by_epoch):
+                    if repository.update_fenced(session, lease.job_id, lease.fence, {"metrics": {"by_epoch": by_epoch}}):
+                        events.append(session, lease.job_id, _score_line(by_epoch[-1]), type="metrics", data=by_epoch[-1])
                 case Started(facts):
                     _event(session, lease, "Started.", facts)
                 case Note(text):
@@ -94,6 +98,13 @@ def log_crash(folder: Path, lease: Lease, ending: Ending) -> None:
     if ending.last is None:
         tail = (folder / "child.log").read_bytes()[-4000:].decode(errors="replace")
         _log.error("child_crashed", job_id=lease.job_id, exit_code=ending.exit_code, tail=tail)
+
+
+def _score_line(scores: dict[str, Any]) -> str:
+    return (
+        f"Epoch {scores['epoch']:g} on {scores['rows']} held-out rows: exact match {scores['exact_match']:.4f}, "
+        f"set F1 {scores['set_f1']:.4f}, invalid {scores['invalid_rate']:.4f}, loss {scores['eval_loss']:.4f}"
+    )
 
 
 def _event(session: Session, lease: Lease, text: str, data: dict[str, object] | None) -> None:

@@ -128,13 +128,14 @@ def make_router(*, max_unfinished: int, answerer_base_model: str) -> APIRouter:
     def list_checkpoints(
         session: ReadingDep, job_id: str, after: AfterParam = None, limit: LimitParam = 10
     ) -> ListPage[CheckpointObject]:
-        """Lists a job's checkpoints, the latest first."""
+        """Lists a job's checkpoints, the latest first, each with its metrics."""
         repository.get(session, job_id, kind=repository.FINETUNE)
         rows = repository.checkpoints_newest_first(session, job_id)
         ids = [row.id for row in rows]
         if after is not None and after not in ids:
             raise InvalidInput(f"There is no checkpoint {after!r} to go on after.", param="after")
         rest = rows[ids.index(after) + 1 :] if after is not None else rows
-        return ListPage.of([CheckpointObject.of(row) for row in rest[:limit]], has_more=len(rest) > limit)
+        best = repository.best_checkpoint(session, job_id)
+        return ListPage.of([CheckpointObject.of(row, is_best=row is best) for row in rest[:limit]], has_more=len(rest) > limit)
 
     return router

@@ -12,6 +12,7 @@ from app.db.paging import page
 from app.errors import NotFound
 from app.jobs.models import Checkpoint, IdempotencyKey, Job, Worker
 from app.jobs.states import CLAIMABLE, TERMINAL
+from app.ml.best_epoch import find_best
 
 FINETUNE = "finetune"
 EVALUATION = "evaluation"
@@ -108,6 +109,21 @@ def update_fenced(session: Session, job_id: str, fence: int, values: dict[str, A
 def checkpoints_newest_first(session: Session, job_id: str) -> list[Checkpoint]:
     """Returns a job's checkpoints, the latest step first."""
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
+
+
+def best_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
+    """Returns the checkpoint whose held-out scores are the best by the job's `metric_for_best_model`, or None."""
+    spec = session.scalar(select(Job.spec).where(Job.id == job_id)) or {}
+    oldest_first = checkpoints_newest_first(session, job_id)[::-1]
+    # A job of before this choice has the default.
+    place = find_best([checkpoint.metrics for checkpoint in oldest_first], spec.get("metric_for_best_model", "exact_match"))
+    return None if place is None else oldest_first[place]
+
+
+def superseded_checkpoints(session: Session, job_id: str, *, keep: int) -> list[Checkpoint]:
+    """Returns the checkpoints that are neither among the newest `keep` nor the best."""
+    best = best_checkpoint(session, job_id)
+    return [checkpoint for checkpoint in checkpoints_newest_first(session, job_id)[keep:] if checkpoint is not best]
 
 
 def extra_codes(session: Session, job_id: str) -> list[str]:

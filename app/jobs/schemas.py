@@ -186,7 +186,7 @@ class EventObject(BaseModel):
 
 
 class CheckpointObject(BaseModel):
-    """OpenAI's checkpoint object."""
+    """OpenAI's checkpoint object, with our `is_best`."""
 
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
@@ -195,9 +195,11 @@ class CheckpointObject(BaseModel):
     fine_tuned_model_checkpoint: str
     step_number: int
     metrics: dict[str, Any]
+    """`step` and `train_loss`; at an epoch's end also what the held-out rows said."""
+    is_best: bool
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> "CheckpointObject":
+    def of(cls, checkpoint: Checkpoint, *, is_best: bool) -> "CheckpointObject":
         """Builds the object of a row."""
         return cls(
             id=checkpoint.id,
@@ -206,6 +208,7 @@ class CheckpointObject(BaseModel):
             fine_tuned_model_checkpoint=checkpoint.id,
             step_number=checkpoint.step,
             metrics=checkpoint.metrics,
+            is_best=is_best,
         )
 
 

@@ -111,13 +111,15 @@ def check_new_job(session: Session, new: NewJob, *, store: ModelStore) -> None:
 
     Raises:
         NotFound: a file or base model does not exist.
-        InvalidInput: a file cannot be trained on, or the suffix is unusable.
+        InvalidInput: a file cannot be trained on, the suffix is unusable, or the spec needs a validation file and has none.
     """
     store.get(new.base_model)
     if new.suffix is not None and not _SUFFIX.fullmatch(new.suffix):
         raise InvalidInput(
             "A suffix has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit.", param="suffix"
         )
+    if new.spec.needs_evaluation is not None and new.validation_file is None:
+        raise InvalidInput(f"{new.spec.needs_evaluation} needs held-out rows. Give a validation_file.", param="validation_file")
     _trainable(session, new.training_file, "training_file")
     if new.validation_file is not None:
         _trainable(session, new.validation_file, "validation_file")

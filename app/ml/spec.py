@@ -16,6 +16,8 @@ SPEC_VERSION = 1
 Template = Literal["plain", "default"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
+EvalStrategy = Literal["no", "epoch"]
+BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
 # Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens")
@@ -67,6 +69,13 @@ class FinetuneSpec:
     save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
     gradient_checkpointing: bool = _switch(False, "Keep only each layer's input for the backward pass: less memory, more time.")
     precision: Precision = _choice("auto", ("auto", "bf16", "fp32"), "Arithmetic of the frozen model; auto asks the device.")
+    eval_strategy: EvalStrategy = _choice("epoch", ("no", "epoch"), "When the validation file is scored during training.")
+    eval_max_rows: int = _ranged(500, 1, 1_000_000, "rows", "Most held-out rows answered after each epoch.")
+    metric_for_best_model: BestMetric = _choice(
+        "exact_match", ("exact_match", "set_f1", "eval_loss", "invalid_rate"), "What tells the best epoch."
+    )
+    early_stopping_patience: int = _ranged(0, 0, 1000, "epochs", "Stop after so many epochs without a better one; 0 = never.")
+    load_best_model_at_end: bool = _switch(False, "Publish the adapter of the best epoch, not that of the last.")
 
     @property
     def effective_batch_size(self) -> int:
@@ -77,6 +86,13 @@ class FinetuneSpec:
     def lora_scale(self) -> float:
         """Factor on B A x: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
         return self.lora_alpha / (math.sqrt(self.lora_rank) if self.use_rslora else self.lora_rank)
+
+    @property
+    def needs_evaluation(self) -> str | None:
+        """The field that means nothing without an evaluation each epoch, or None."""
+        if self.load_best_model_at_end:
+            return "load_best_model_at_end"
+        return "early_stopping_patience" if self.early_stopping_patience else None
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
@@ -114,7 +130,8 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
     `"auto"` stands for the preset's value in every field.
 
     Raises:
-        InvalidSpec: an unknown name, a wrong type, a value out of range, or a field given under both its names.
+        InvalidSpec: an unknown name, a wrong type, a value out of range, a field given under both its names, or one that
+            needs an evaluation where there is none.
     """
     given = dict(hyperparameters)
     preset = given.pop("preset", DEFAULT_PRESET)
@@ -133,7 +150,10 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
                 param=param_prefix + name,
             )
         values[name] = _checked(known[name], value, param_prefix + name)
-    return replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
+    spec = replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
+    if spec.eval_strategy == "no" and spec.needs_evaluation is not None:
+        raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{param_prefix}eval_strategy")
+    return spec
 
 
 def spec_from_mapping(mapping: Mapping[str, object]) -> FinetuneSpec:

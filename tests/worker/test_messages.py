@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from worker.messages import (
     Advanced,
     CheckpointWritten,
+    Evaluated,
     Finished,
     Message,
     Note,
@@ -24,6 +25,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Started, FACTS),
     st.builds(Note, TEXT),
     st.builds(Advanced, FACTS),
+    st.builds(Evaluated, st.lists(FACTS, max_size=3)),
     st.builds(CheckpointWritten, TEXT, st.integers(), TEXT, FACTS),
     st.builds(Stopped),
     st.builds(Refused, TEXT, TEXT, st.none() | TEXT),

@@ -89,13 +89,6 @@ class AnswerEngine:
         self._network = load_adapter(self._network, folder, checksum)
         self._slots[checksum] = slot
 
-    def attach_trained(self, network: Any, card: AdapterCard, checksum: str) -> None:
-        """Takes over the network of a run that has just ended, whose only adapter is peft's `default`."""
-        self._network = network
-        tokenizer = self._base.tokenizer
-        grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
-        self._slots[checksum] = _Slot(card, grammar)
-
     def answer(self, questions: Sequence[str], *, checksum: str | None, alternatives: int = 0) -> list[EngineAnswer]:
         """Answers questions with one adapter that `holds`, or with the base model for `checksum` None.
 
@@ -113,8 +106,7 @@ class AnswerEngine:
     def _constrained(self, questions: Sequence[str], checksum: str, alternatives: int) -> list[EngineAnswer]:
         self._slots.move_to_end(checksum)
         slot = self._slots[checksum]
-        if checksum in self._network.peft_config:
-            self._network.set_adapter(checksum)
+        self._network.set_adapter(checksum)
         prompts = self._prompts(questions, slot.card.renderer)
         pad_id, device = self._base.tokenizer.pad_id, self._base.device
         best = decode_constrained(self._network, prompts, slot.grammar, pad_id=pad_id, device=device)

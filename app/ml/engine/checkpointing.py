@@ -1,12 +1,12 @@
 """Everything that a run needs to go on as if it had never stopped.
 
 A checkpoint folder holds the adapter as peft saves it, `optimizer.safetensors`, `random.safetensors` and `state.json`,
-under a manifest. Nothing is pickled.
+under a manifest, and `best.safetensors` where the best epoch's adapter will be wanted at the end. Nothing is pickled.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from app.durable import publish_folder, seal_folder
 from app.ml.engine.device import random_state, restore_random_state
 from app.ml.engine.lora import restore_adapter, save_adapter
+
+_BEST = "best.safetensors"
 
 
 @dataclass
@@ -29,18 +31,28 @@ class TrainState:
     """Training time of all attempts so far."""
     losses: list[dict[str, float]] = field(default_factory=list)
     """One entry a step: step, epoch, loss, learning_rate, grad_norm."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """One entry an evaluated epoch: epoch, step, eval_loss, and the fields of `AnswerScores`."""
 
 
 def save_checkpoint(
-    folder: Path, network: Any, optimiser: torch.optim.Optimizer, state: TrainState, *, device: torch.device
+    folder: Path,
+    network: Any,
+    optimiser: torch.optim.Optimizer,
+    state: TrainState,
+    *,
+    device: torch.device,
+    best: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
-    """Writes a checkpoint whole or not at all; returns its checksum."""
+    """Writes a checkpoint whole or not at all; returns its checksum. `best`: see `EpochEvaluation`."""
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_adapter(network, aside)
     save_file(_optimiser_tensors(optimiser), aside / "optimizer.safetensors")
     save_file(random_state(device), aside / "random.safetensors")
+    if best:
+        save_file(dict(best), aside / _BEST)
     (aside / "state.json").write_text(json.dumps(asdict(state)))
     checksum = seal_folder(aside, about={"step": state.step})
     publish_folder(aside, folder)
@@ -53,6 +65,12 @@ def load_checkpoint(folder: Path, network: Any, optimiser: torch.optim.Optimizer
     _restore_optimiser(optimiser, load_file(folder / "optimizer.safetensors", device=str(device)))
     restore_random_state(device, load_file(folder / "random.safetensors"))
     return TrainState(**json.loads((folder / "state.json").read_text()))
+
+
+def load_best(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the best epoch's adapter that a verified checkpoint holds; empty where it holds none."""
+    path = folder / _BEST
+    return load_file(path) if path.is_file() else {}
 
 
 def _names(optimiser: torch.optim.Optimizer) -> Sequence[tuple[str, torch.nn.Parameter]]:

@@ -5,7 +5,7 @@ The fast engine fills the same interface: `train(base, plan, hooks) -> TrainResu
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import torch
 
 from app.ml.engine.batching import TokenRow, step_rows
-from app.ml.engine.checkpointing import TrainState, load_checkpoint, save_checkpoint
+from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, save_checkpoint
 from app.ml.engine.device import peak_memory_bytes, seed_all
+from app.ml.engine.epoch_evaluation import EpochEvaluation
+from app.ml.engine.evaluating import HeldOut
 from app.ml.engine.flat_parameters import optimiser_groups
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
@@ -24,7 +26,7 @@ from app.ml.spec import FinetuneSpec
 
 
 class Wish(StrEnum):
-    """What the outside wants of a run; looked at after each optimiser step."""
+    """What the outside wants of a run; looked at after each optimiser step and each batch of an evaluation."""
 
     NONE = "none"
     SAVE_AND_STOP = "save_and_stop"
@@ -71,12 +73,16 @@ class TrainHooks(Protocol):
         """Called after a step, at most once a second."""
         ...
 
+    def on_evaluation(self, state: TrainState) -> None:
+        """Called when an epoch was scored; its scores are the last of `state.evaluations`."""
+        ...
+
     def on_checkpoint(self, folder: Path, checksum: str, state: TrainState) -> None:
         """Called when a checkpoint is complete on disk; the hook owns the folder then."""
         ...
 
     def wish(self) -> Wish:
-        """Asked after every step; must not block."""
+        """Asked after every step and every batch of an evaluation; must not block."""
         ...
 
 
@@ -91,6 +97,10 @@ class TrainPlan:
     """Parent of this attempt's checkpoints."""
     resume_from: Path | None = None
     """A verified checkpoint of the same plan."""
+    held_out: HeldOut | None = None
+    """Scored after each epoch."""
+    saves_last: bool = False
+    """Checkpoint the last step too, because long work follows the training."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,10 @@ class TrainResult:
     network: Any
     state: TrainState
     stopped: Wish
-    """NONE: trained to the end."""
+    """NONE: trained to the end, or until nothing got better."""
     trainable_parameters: int
+    scores: Mapping[str, Any] | None = None
+    """What the held-out rows said of the adapter that `network` holds now."""
 
 
 def total_steps(spec: FinetuneSpec, row_count: int) -> int:
@@ -130,7 +142,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     """Trains a fresh or resumed adapter on a loaded base model.
 
     Checkpoints after each epoch (or every `save_steps`), and when the wish is to save and stop. On CPU in fp32 a resumed
-    run repeats an uninterrupted one bit for bit.
+    run repeats an uninterrupted one bit for bit, and an evaluated run one that is not.
 
     Raises:
         NonFiniteLoss: the loss or the gradient became NaN or infinite.
@@ -147,8 +159,10 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     optimiser = torch.optim.AdamW(optimiser_groups(groups, weight_decay=spec.weight_decay), lr=spec.learning_rate, fused=True)
     peak_rates = [group["lr"] for group in optimiser.param_groups]
     state = TrainState()
+    evaluation = EpochEvaluation(base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch)
     if plan.resume_from is not None:
         state = load_checkpoint(plan.resume_from, network, optimiser, device=base.device)
+        evaluation.best = load_best(plan.resume_from)
     hooks.on_start(trainable_parameters=trainable_parameter_count(network), total_steps=steps, resumed_from_step=state.step)
     for note in unused_settings(spec):
         hooks.on_note(note)
@@ -165,7 +179,20 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     first_step, earlier_seconds, started, told = state.step, state.seconds, time.monotonic(), 0.0
     samples = tokens = 0
     stopped = Wish.NONE
-    while state.step < steps:
+    at_checkpoint = (state.step, len(state.evaluations))
+    while True:
+        if stopped is Wish.NONE and evaluation.is_due(state):
+            stopped = _evaluate(evaluation, state, hooks)
+        is_over = state.step >= steps or evaluation.stops_early(state)
+        is_due = plan.saves_last if is_over else state.step % save_every == 0
+        is_new = at_checkpoint != (state.step, len(state.evaluations))
+        if stopped is Wish.SAVE_AND_STOP or (stopped is Wish.NONE and is_due and is_new):
+            at_checkpoint = (state.step, len(state.evaluations))
+            folder = plan.checkpoint_folder / f"checkpoint-{state.step}"
+            checksum = save_checkpoint(folder, network, optimiser, state, device=base.device, best=evaluation.best)
+            hooks.on_checkpoint(folder, checksum, state)
+        if is_over or stopped is not Wish.NONE:
+            break
         factor = learning_rate_factor(spec, state.step, steps)
         for group, rate in zip(optimiser.param_groups, peak_rates, strict=True):
             group["lr"] = rate * factor
@@ -173,7 +200,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
         loss, grad_norm = outcome.loss, outcome.grad_norm
         state.step += 1
         state.trained_tokens += outcome.label_count
-        state.seconds = earlier_seconds + time.monotonic() - started
+        state.seconds = earlier_seconds + time.monotonic() - started - evaluation.seconds
         samples += outcome.samples
         tokens += outcome.tokens
         epoch = state.step / steps_per_epoch
@@ -192,23 +219,37 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
                     loss=loss,
                     learning_rate=peak_rates[0] * factor,
                     grad_norm=grad_norm,
-                    samples_per_s=samples / elapsed,
-                    tokens_per_s=tokens / elapsed,
+                    samples_per_s=samples / (elapsed - evaluation.seconds),
+                    tokens_per_s=tokens / (elapsed - evaluation.seconds),
                     seconds_remaining=elapsed / (state.step - first_step) * (steps - state.step),
                     trained_tokens=state.trained_tokens,
                     peak_memory_bytes=peak_memory_bytes(base.device),
                 )
             )
         stopped = hooks.wish()
-        if stopped is Wish.STOP:
-            break
-        if stopped is Wish.SAVE_AND_STOP or (state.step % save_every == 0 and state.step < steps):
-            folder = plan.checkpoint_folder / f"checkpoint-{state.step}"
-            hooks.on_checkpoint(folder, save_checkpoint(folder, network, optimiser, state, device=base.device), state)
-        if stopped is Wish.SAVE_AND_STOP:
-            break
     network.eval()
-    return TrainResult(network, state, stopped, trainable_parameter_count(network))
+    scores = None
+    if stopped is Wish.NONE:
+        if state.step < steps:
+            hooks.on_note(
+                f"Stopped early: {spec.metric_for_best_model} has not improved for {spec.early_stopping_patience} epoch(s)."
+            )
+        scores = evaluation.settle(state)
+    return TrainResult(network, state, stopped, trainable_parameter_count(network), scores)
+
+
+def _evaluate(evaluation: EpochEvaluation, state: TrainState, hooks: TrainHooks) -> Wish:
+    """Scores the epoch that has ended; returns the wish that cut it short, or NONE."""
+    heard = Wish.NONE
+
+    def is_cut_short() -> bool:
+        nonlocal heard
+        heard = hooks.wish()
+        return heard is not Wish.NONE
+
+    if evaluation.run(state, is_cut_short):
+        hooks.on_evaluation(state)
+    return heard
 
 
 def _token_budget(base: LoadedModel) -> int:

@@ -12,6 +12,7 @@ from app.jobs.states import TERMINAL, JobStatus
 from tests.fixtures.api import WEIGHTLESS, Api, running_api
 from tests.fixtures.db import Databases, failing_commits
 from tests.fixtures.queue import insert_job, must_claim, read_job, row_count
+from tests.fixtures.tiny import TINY
 
 JOBS = "/v1/fine_tuning/jobs"
 HYPERPARAMETERS = "method.supervised.hyperparameters."
@@ -70,10 +71,28 @@ class TestCreating:
 
         assert (spec["lora_rank"], spec["lora_alpha"], spec["use_dora"], spec["use_rslora"]) == (128, 256, True, True)
 
+    @pytest.mark.parametrize("needing", [{"load_best_model_at_end": True}, {"early_stopping_patience": 2}])
+    @pytest.mark.parametrize("query", ["", "?dry_run=true"])
+    def test_what_needs_held_out_rows_is_refused_without_them(self, api: Api, needing: dict[str, Any], query: str) -> None:
+        body = {"model": TINY, "training_file": api.file_id(), "method": supervised(**needing)}
+
+        refused = api.client.post(f"{JOBS}{query}", json=body)
+
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "validation_file")
+
+    def test_what_needs_held_out_rows_is_taken_with_them(self, api: Api) -> None:
+        file_id, method = api.file_id(), supervised(load_best_model_at_end=True, early_stopping_patience=2)
+
+        response = api.post_job(file_id, validation_file=file_id, method=method)
+
+        assert response.status_code == 200, response.text
+
     @pytest.mark.parametrize(
         ("hyperparameters", "name"),
         [
             ({"lora_rnak": 8}, "lora_rnak"),
+            ({"metric_for_best_model": "loss"}, "metric_for_best_model"),
+            ({"load_best_model_at_end": True, "eval_strategy": "no"}, "eval_strategy"),
             ({"lora_rank": 0}, "lora_rank"),
             ({"lora_rank": "8"}, "lora_rank"),
             ({"use_dora": 1}, "use_dora"),
@@ -442,6 +461,19 @@ class TestEventsAndCheckpoints:
         assert [[row["step_number"] for row in page] for page in pages] == [[30, 20], [10]]
         assert pages[1][0]["metrics"] == {"loss": 10}
         assert pages[1][0]["fine_tuning_job_id"] == job_id
+
+    def test_the_checkpoint_with_the_best_scores_is_marked(self, api: Api) -> None:
+        job_id = insert_job(api.engine, spec={"metric_for_best_model": "eval_loss"})
+        lease = must_claim(api.engine)
+        with unit_of_work(api.engine) as session:
+            for step, scores in ((10, {"eval_loss": 0.7}), (20, {"eval_loss": 0.5}), (25, {}), (30, {"eval_loss": 0.5})):
+                metrics = {"step": step, "train_loss": 0.1, **scores}
+                service.record_checkpoint(session, lease, step=step, blob_key=f"k/{step}", checksum="c", metrics=metrics)
+
+        rows = api.client.get(f"{JOBS}/{job_id}/checkpoints").json()["data"]
+
+        assert [(row["step_number"], row["is_best"]) for row in rows] == [(30, False), (25, False), (20, True), (10, False)]
+        assert rows[2]["metrics"] == {"step": 20, "train_loss": 0.1, "eval_loss": 0.5}
 
     def test_a_checkpoint_cursor_of_another_job_is_refused(self, api: Api) -> None:
         job_id = insert_job(api.engine)

@@ -12,7 +12,7 @@ from app.ml.spec import ALL_LINEAR, LORA_TARGETS, PRESETS, FinetuneSpec, resolve
 
 RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
 CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name != "lora_target"}
-SWITCHES = ("use_rslora", "use_dora")
+SWITCHES = ("use_rslora", "use_dora", "gradient_checkpointing", "load_best_model_at_end")
 WHOLE = (
     "cutoff_len",
     "lora_rank",
@@ -21,6 +21,8 @@ WHOLE = (
     "gradient_accumulation_steps",
     "max_samples",
     "save_steps",
+    "eval_max_rows",
+    "early_stopping_patience",
 )
 
 
@@ -30,6 +32,10 @@ def a_value(field: Any) -> st.SearchStrategy[object]:
     return st.none() | values if field.default is None else values
 
 
+def needs_evaluation(values: dict[str, Any]) -> bool:
+    return bool(values["load_best_model_at_end"] or values["early_stopping_patience"])
+
+
 SPECS = st.fixed_dictionaries(
     {
         **{name: a_value(field) for name, field in RANGED.items()},
@@ -37,7 +43,7 @@ SPECS = st.fixed_dictionaries(
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
     }
-).map(lambda values: FinetuneSpec(**values))
+).map(lambda values: FinetuneSpec(**values | ({"eval_strategy": "epoch"} if needs_evaluation(values) else {})))
 
 
 def refused(**hyperparameters: object) -> InvalidSpec:
@@ -175,6 +181,17 @@ def test_a_switch_is_true_or_false(name: str, value: object) -> None:
 @pytest.mark.parametrize("value", ["other", 0, True, None, [], {}])
 def test_a_choice_is_one_of_its_names(name: str, value: object) -> None:
     assert refused(**{name: value}).param == f"hyperparameters.{name}"
+
+
+@pytest.mark.parametrize("needing", [{"load_best_model_at_end": True}, {"early_stopping_patience": 1}])
+def test_what_needs_an_evaluation_is_refused_without_one(needing: dict[str, object]) -> None:
+    assert resolve_spec(needing).eval_strategy == "epoch"
+    assert refused(eval_strategy="no", **needing).param == "hyperparameters.eval_strategy"
+
+
+def test_unless_asked_a_run_goes_to_its_end_and_keeps_its_last_adapter() -> None:
+    for spec in PRESETS.values():
+        assert (spec.eval_strategy, spec.early_stopping_patience, spec.load_best_model_at_end) == ("epoch", 0, False)
 
 
 @pytest.mark.parametrize("value", ["", [], {}, 3, None, True, ["q_proj", 1], [["q_proj"]], "lm_head", "../q_proj", ["all"]])

@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from app.durable import seal_folder
-from app.ml.adapter_card import CARD, read_card
+from app.ml.adapter_card import CARD
 from app.ml.engine.answering import MAX_ADAPTERS, AnswerEngine, EngineAnswer
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import ADAPTER_WEIGHTS
@@ -171,16 +171,6 @@ def test_a_question_that_is_too_long_is_refused(base: LoadedModel) -> None:
     # One token a byte, and BOS and the newline: 2048 is the limit.
     with pytest.raises(PromptTooLong, match="2049 tokens"):
         AnswerEngine(base).answer(["x" * 2047], checksum=None)
-
-
-def test_a_network_that_was_just_trained_answers_like_its_saved_adapter(
-    sharp_folder: BaseModelFolder, published: dict[str, Published]
-) -> None:
-    adapter = published["lora"]
-    fresh = AnswerEngine(load(sharp_folder))
-    fresh.attach_trained(adapter.network, read_card(adapter.folder), "trained")
-    loaded = engine_with(load(sharp_folder), adapter)
-    assert plain(fresh.answer(UNSEEN, checksum="trained")) == facts(loaded.answer(UNSEEN, checksum=adapter.checksum))
 
 
 @pytest.mark.parametrize("name", [*EXACT, "embedding"])

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.batching import TokenRow, tokenize_examples
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.evaluating import HeldOut, prepare_held_out
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
@@ -49,6 +51,7 @@ class RecordingHooks:
     started: list[dict[str, int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[tuple[Path, str, int]] = field(default_factory=list)
     asked: int = 0
 
@@ -60,6 +63,9 @@ class RecordingHooks:
 
     def on_progress(self, progress: Progress) -> None:
         self.progress.append(progress)
+
+    def on_evaluation(self, state: TrainState) -> None:
+        self.evaluations.append(dict(state.evaluations[-1]))
 
     def on_checkpoint(self, folder: Path, checksum: str, state: TrainState) -> None:
         self.checkpoints.append((folder, checksum, state.step))
@@ -88,11 +94,27 @@ def run(
     examples: Sequence[Example] = EXAMPLES,
     seed: int = 1,
     resume_from: Path | None = None,
+    held_out: Sequence[Example] = (),
+    saves_last: bool = False,
 ) -> TrainResult:
     """Trains in a fresh network."""
     base = load(folder)
-    plan = TrainPlan(spec, token_rows(base, examples, spec=spec), seed, checkpoints, resume_from)
+    plan = TrainPlan(
+        spec,
+        token_rows(base, examples, spec=spec),
+        seed,
+        checkpoints,
+        resume_from,
+        held_out_rows(base, held_out, spec=spec) if held_out else None,
+        saves_last,
+    )
     return train(base, plan, hooks or RecordingHooks())
+
+
+def held_out_rows(base: LoadedModel, examples: Sequence[Example], *, spec: FinetuneSpec = FAST) -> HeldOut:
+    grammar = grammar_for(base, (*EXAMPLES, *examples))
+    held_out, _ = prepare_held_out(examples, PromptRenderer(spec.template), base, grammar, cutoff_len=spec.cutoff_len)
+    return held_out
 
 
 def publish(

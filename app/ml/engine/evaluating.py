@@ -1,0 +1,163 @@
+"""What a network under training makes of held-out rows: its loss on them, and the answers that it would give.
+
+Only watches: eval mode, no gradients, and the random state is put back, so a run goes on as if nobody had looked.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from app.ml.codes import AnswerGrammar
+from app.ml.engine.answering import MAX_PROMPT_TOKENS
+from app.ml.engine.batching import TokenRow, collate, tokenize_examples
+from app.ml.engine.decoding import decode_constrained
+from app.ml.engine.device import empty_cache, random_state, restore_random_state
+from app.ml.engine.loading import LoadedModel
+from app.ml.engine.loss import summed_loss
+from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
+from app.ml.formats.example import Example
+from app.ml.metrics import AnswerScores, Codes, score_answers
+from app.ml.prompting import PromptRenderer
+
+_ANSWER_BATCH_ROWS = 16
+
+CutShort = Callable[[], bool]
+"""Asked after each batch: shall the rest be left?"""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows as tokens."""
+
+    rows: Sequence[TokenRow]
+    """For the loss: cut to `cutoff_len` as training rows are."""
+    prompts: Sequence[Sequence[int]]
+    """For the answers: whole, as the answerer sees them."""
+    expected: Sequence[Codes]
+    """The true codes, one tuple a prompt."""
+    grammar: AnswerGrammar
+
+    def spread(self, count: int) -> "HeldOut":
+        """Returns the same with at most `count` prompts, evenly spread: files are often sorted by category."""
+        if count >= len(self.prompts):
+            return self
+        places = [number * len(self.prompts) // count for number in range(count)]
+        return HeldOut(
+            self.rows, [self.prompts[place] for place in places], [self.expected[place] for place in places], self.grammar
+        )
+
+
+def prepare_held_out(
+    examples: Sequence[Example], renderer: PromptRenderer, base: LoadedModel, grammar: AnswerGrammar, *, cutoff_len: int
+) -> tuple[HeldOut, int]:
+    """Returns the held-out rows and how many have no loss because their answer alone passes `cutoff_len`.
+
+    Raises:
+        DatasetFormatError: a question is longer than the answerer takes. Better now than after hours of training.
+        NothingToTrain: no row is left for the loss.
+    """
+    prompts = [renderer.encode(example.question, base.tokenizer) for example in examples]
+    for example, prompt in zip(examples, prompts, strict=True):
+        if len(prompt) > MAX_PROMPT_TOKENS:
+            raise DatasetFormatError(
+                f"Row {example.row} of the validation file has a question of {len(prompt)} tokens; the limit is "
+                f"{MAX_PROMPT_TOKENS}. Shorten it and upload the file again.",
+                param="validation_file",
+            )
+    rows, left_out = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=cutoff_len)
+    return HeldOut(rows, prompts, [example.codes for example in examples], grammar), left_out
+
+
+def evaluate(
+    base: LoadedModel, network: Any, held_out: HeldOut, *, batch_rows: int, is_cut_short: CutShort
+) -> dict[str, Any] | None:
+    """Returns `eval_loss` (mean over all answer tokens of the rows) and the scores of generated answers; None if cut short.
+
+    Raises:
+        NonFiniteLoss: the held-out loss is NaN or infinite.
+        OutOfDeviceMemory: not even one row fits.
+    """
+    with _only_watching(network, base.device):
+        loss = _mean_loss(base, network, held_out.rows, batch_rows=batch_rows, is_cut_short=is_cut_short)
+        scores = None if loss is None else score_generated(base, network, held_out, is_cut_short=is_cut_short)
+    return None if scores is None else {"eval_loss": loss, **scores.to_mapping()}
+
+
+def score_generated(base: LoadedModel, network: Any, held_out: HeldOut, *, is_cut_short: CutShort) -> AnswerScores | None:
+    """Answers every prompt within the grammar and scores the answers; None if cut short.
+
+    Raises:
+        OutOfDeviceMemory: not even one row fits.
+    """
+    given: list[Codes] = []
+
+    def answer(prompts: Sequence[Sequence[int]]) -> None:
+        answers = decode_constrained(network, prompts, held_out.grammar, pad_id=base.tokenizer.pad_id, device=base.device)
+        given.extend(best.codes for (best,) in answers)
+
+    if not _batch_by_batch(held_out.prompts, answer, batch_rows=_ANSWER_BATCH_ROWS, base=base, is_cut_short=is_cut_short):
+        return None
+    return score_answers(given, held_out.expected, frozenset(held_out.grammar.vocabulary.codes))
+
+
+def _mean_loss(
+    base: LoadedModel, network: Any, rows: Sequence[TokenRow], *, batch_rows: int, is_cut_short: CutShort
+) -> float | None:
+    sums: list[float] = []
+
+    def add(part: Sequence[TokenRow]) -> None:
+        sums.append(float(summed_loss(network, collate(part, pad_id=base.tokenizer.pad_id, device=base.device))))
+
+    # Rows of like length side by side waste less padding.
+    in_order = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
+    if not _batch_by_batch(in_order, add, batch_rows=batch_rows, base=base, is_cut_short=is_cut_short):
+        return None
+    mean = math.fsum(sums) / sum(len(row.answer) for row in rows)
+    if not math.isfinite(mean):
+        raise NonFiniteLoss(
+            "The loss on the held-out rows is no longer a finite number. Lower learning_rate, or set precision to fp32.",
+            param="learning_rate",
+        )
+    return mean
+
+
+def _batch_by_batch(
+    items: Sequence[Any], do: Callable[[Any], None], *, batch_rows: int, base: LoadedModel, is_cut_short: CutShort
+) -> bool:
+    """Does all items, in smaller batches where the device's memory is short; returns False if cut short."""
+    start = 0
+    while start < len(items):
+        try:
+            do(items[start : start + batch_rows])
+        except torch.OutOfMemoryError as error:
+            if batch_rows == 1:
+                raise OutOfDeviceMemory(
+                    "The device has no memory left to score one held-out row. Lower per_device_train_batch_size, set "
+                    "eval_strategy to no, or take a smaller base model.",
+                    param="eval_strategy",
+                ) from error
+        else:
+            start += batch_rows
+            if is_cut_short():
+                return False
+            continue
+        # Outside the handler, whose traceback would keep the failed pass's tensors alive.
+        batch_rows = max(1, batch_rows // 2)
+        empty_cache(base.device)
+    return True
+
+
+@contextmanager
+def _only_watching(network: Any, device: torch.device) -> Iterator[None]:
+    was_training, random = network.training, random_state(device)
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)
+        restore_random_state(device, random)
