@@ -31,6 +31,8 @@ class Assignment:
     threads: int | None
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
+    devices: int = 1
+    """Processes that train together, one a GPU."""
     parent_pid: int = field(default_factory=os.getpid)
     """The child dies with this process."""
 

@@ -27,6 +27,7 @@ from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_th
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
+from app.ml.engine.ranks import join_ranks
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.formats.example import Example
@@ -52,6 +53,7 @@ from worker.messages import (
     Stopped,
     encode,
 )
+from worker.ranks import follow, is_follower, start_followers
 
 _EVALUATION_BATCH = 16
 
@@ -87,6 +89,16 @@ class Line:
     def _hear(self, wish: Wish) -> None:
         if self._wish is not Wish.STOP:
             self._wish = wish
+
+
+class SilentLine(Line):
+    """A line of a rank that has nobody to talk to."""
+
+    def __init__(self) -> None:
+        self._wish = Wish.NONE
+
+    def say(self, message: Message) -> None:
+        """Says nothing: rank 0 has said it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +167,13 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         # All held-out rows are answered once more at the end, unless the epoch's scores are those of all rows.
         saves_last=held_out is not None and not (is_scored_by_epoch and len(held_out.prompts) <= spec.eval_max_rows),
     )
-    result = train(base, plan, LineHooks(line))
-    if result.stopped is not Wish.NONE:
+    # After the weights: transformers takes over the loading where it finds a process group.
+    ranks = join_ranks(base.device)
+    if ranks.size > 1:
+        line.say(Note(f"Training on {ranks.size} devices."))
+    result = train(base, plan, LineHooks(line), ranks)
+    ranks.leave()
+    if result.stopped is not Wish.NONE or not ranks.is_first:
         return Stopped()
     validation = None
     if held_out is not None:
@@ -317,9 +334,16 @@ def main(arguments: list[str]) -> int:
     """Runs one assignment; exit code 0 whenever the last message says how it ended."""
     folder = Path(arguments[0])
     assignment = read_assignment(folder)
-    die_with_parent(assignment.parent_pid, signal.SIGTERM)
-    line = Line(int(os.environ[MESSAGE_FD_VARIABLE]))
-    line.listen()
+    line: Line
+    if is_follower():
+        follow()
+        line = SilentLine()
+    else:
+        die_with_parent(assignment.parent_pid, signal.SIGTERM)
+        line = Line(int(os.environ[MESSAGE_FD_VARIABLE]))
+        line.listen()
+        if assignment.kind == "finetune" and assignment.devices > 1:
+            start_followers(folder, arguments[1], assignment.devices)
     try:
         line.say((finetune if assignment.kind == "finetune" else evaluate)(assignment, folder, line))
     except AppError as error:

@@ -34,6 +34,7 @@ class WorkerContext:
     stop_grace_s: float
     keep_checkpoints: int
     threads: int | None
+    devices_per_job: int
     stopping: StopFlag
 
 
@@ -50,5 +51,6 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         stop_grace_s=settings.stop_grace_s,
         keep_checkpoints=settings.keep_checkpoints,
         threads=settings.threads,
+        devices_per_job=settings.devices_per_job,
         stopping=stopping,
     )

@@ -75,6 +75,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         adapter_checksum=None,
         max_rows=None,
         threads=context.threads,
+        devices=context.devices_per_job,
         extra_codes=extra_codes,
     )
 

@@ -31,6 +31,7 @@ def context(engine: Engine, tmp_path: Path) -> WorkerContext:
         stop_grace_s=1,
         keep_checkpoints=2,
         threads=1,
+        devices_per_job=1,
         stopping=threading.Event(),
     )
 

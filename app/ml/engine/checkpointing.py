@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from app.durable import publish_folder, seal_folder
-from app.ml.engine.device import random_state, restore_random_state
+from app.ml.engine.device import restore_random_state
 from app.ml.engine.lora import restore_adapter, save_adapter
 
 _BEST = "best.safetensors"
@@ -41,16 +41,19 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     state: TrainState,
     *,
-    device: torch.device,
+    random: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
-    """Writes a checkpoint whole or not at all; returns its checksum. `best`: see `EpochEvaluation`."""
+    """Writes a checkpoint whole or not at all; returns its checksum.
+
+    `random`: every rank's random states, as `Ranks.gather` names them. `best`: see `EpochEvaluation`.
+    """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_adapter(network, aside)
     save_file(_optimiser_tensors(optimiser), aside / "optimizer.safetensors")
-    save_file(random_state(device), aside / "random.safetensors")
+    save_file(dict(random), aside / "random.safetensors")
     if best:
         save_file(dict(best), aside / _BEST)
     (aside / "state.json").write_text(json.dumps(asdict(state)))
@@ -59,11 +62,19 @@ def save_checkpoint(
     return checksum
 
 
-def load_checkpoint(folder: Path, network: Any, optimiser: torch.optim.Optimizer, *, device: torch.device) -> TrainState:
-    """Puts a verified checkpoint into a freshly built network and optimiser and returns where it stands."""
+def load_checkpoint(
+    folder: Path, network: Any, optimiser: torch.optim.Optimizer, *, device: torch.device, rank: int = 0
+) -> TrainState:
+    """Puts a verified checkpoint into a freshly built network and optimiser and returns where it stands.
+
+    A rank that the checkpoint does not know goes on with the random state that it has.
+    """
     restore_adapter(network, folder)
     _restore_optimiser(optimiser, load_file(folder / "optimizer.safetensors", device=str(device)))
-    restore_random_state(device, load_file(folder / "random.safetensors"))
+    random = load_file(folder / "random.safetensors")
+    own = {name.partition("/")[2]: state for name, state in random.items() if name.startswith(f"{rank}/")}
+    if own:
+        restore_random_state(device, own)
     return TrainState(**json.loads((folder / "state.json").read_text()))
 
 

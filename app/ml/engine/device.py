@@ -29,8 +29,20 @@ class DeviceFacts:
 
 
 def pick_device() -> torch.device:
-    """Returns the first visible GPU, else the CPU; which GPU is visible is the environment's choice."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """Returns the first visible GPU (of several ranks: the own one), else the CPU.
+
+    Which GPUs are visible is the environment's choice.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def visible_devices() -> int:
+    """Returns how many GPUs this process sees; 1 where it has but a CPU."""
+    return max(1, torch.cuda.device_count())
 
 
 def device_facts(device: torch.device) -> DeviceFacts:
@@ -166,6 +178,12 @@ def empty_cache(device: torch.device) -> None:
     """Gives the memory that torch keeps for later back to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Lets `peak_memory_bytes` start anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

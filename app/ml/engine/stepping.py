@@ -18,6 +18,7 @@ from app.ml.engine.loss import summed_loss
 from app.ml.engine.packed.captured import CapturedPacks
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
 from app.ml.engine.packed.packs import HostPack, pack_rows, plan_packs, token_count
+from app.ml.engine.ranks import ALONE, Ranks
 from app.ml.errors import NonFiniteLoss, OutOfDeviceMemory
 from app.ml.spec import FinetuneSpec
 
@@ -138,11 +139,12 @@ class StepRunner:
         token_budget: int,
         max_grad_norm: float,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`rows_of` tells the rows of a step (from 0); a pure function, since it is asked ahead of time."""
         self._source, self._optimiser, self._groups, self._rows_of = source, optimiser, groups, rows_of
         self._limit = max_grad_norm if max_grad_norm > 0 else math.inf
-        self._device = device
+        self._device, self._ranks = device, ranks
         self.token_budget = token_budget
         """Most tokens of one micro-batch; halved when the device runs out of memory."""
         self._ahead: tuple[int, Sequence[TokenRow], Sequence[Any]] | None = None
@@ -173,6 +175,7 @@ class StepRunner:
         total = torch.zeros((), device=self._device)
         for pack in prepared:
             total += self._source.add_gradients(pack, 1 / label_count)
+        self._ranks.sum([total, *(group.flat.grad for group in self._groups if group.flat.grad is not None)])
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self._limit)
         self._optimiser.step()
         # The device is busy from here on: the next step's packs cost no time now.
@@ -191,7 +194,8 @@ class StepRunner:
 
     def _prepare(self, step: int) -> tuple[Sequence[TokenRow], Sequence[Any]]:
         rows = self._rows_of(step)
-        return rows, self._source.prepare(list(plan_packs(rows, self.token_budget)))
+        packs = plan_packs(self._ranks.share(rows), self.token_budget)
+        return rows, self._source.prepare(list(packs))
 
     def _halve(self, step: int) -> None:
         longest = max(token_count(row) for row in self._rows_of(step))

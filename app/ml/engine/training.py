@@ -15,14 +15,17 @@ import torch
 
 from app.ml.engine.batching import TokenRow, step_rows
 from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, save_checkpoint
-from app.ml.engine.device import peak_memory_bytes, seed_all
+from app.ml.engine.device import peak_memory_bytes, random_state, seed_all
 from app.ml.engine.epoch_evaluation import EpochEvaluation
 from app.ml.engine.evaluating import HeldOut
 from app.ml.engine.flat_parameters import optimiser_groups
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
+from app.ml.engine.ranks import ALONE, Ranks
 from app.ml.engine.stepping import StepRunner, make_source
 from app.ml.spec import FinetuneSpec
+
+_RANK_SEEDS_APART = 1_000_003
 
 
 class Wish(StrEnum):
@@ -138,8 +141,8 @@ def learning_rate_factor(spec: FinetuneSpec, step: int, steps: int) -> float:
     raise ValueError(spec.lr_scheduler_type)
 
 
-def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
-    """Trains a fresh or resumed adapter on a loaded base model.
+def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = ALONE) -> TrainResult:
+    """Trains a fresh or resumed adapter on a loaded base model, alone or as one of several ranks.
 
     Checkpoints after each epoch (or every `save_steps`), and when the wish is to save and stop. On CPU in fp32 a resumed
     run repeats an uninterrupted one bit for bit, and an evaluated run one that is not.
@@ -159,9 +162,12 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     optimiser = torch.optim.AdamW(optimiser_groups(groups, weight_decay=spec.weight_decay), lr=spec.learning_rate, fused=True)
     peak_rates = [group["lr"] for group in optimiser.param_groups]
     state = TrainState()
+    if not ranks.is_first:
+        # The same adapter to start from, but dropout draws of its own.
+        seed_all(plan.seed + ranks.rank * _RANK_SEEDS_APART)
     evaluation = EpochEvaluation(base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch)
     if plan.resume_from is not None:
-        state = load_checkpoint(plan.resume_from, network, optimiser, device=base.device)
+        state = load_checkpoint(plan.resume_from, network, optimiser, device=base.device, rank=ranks.rank)
         evaluation.best = load_best(plan.resume_from)
     hooks.on_start(trainable_parameters=trainable_parameter_count(network), total_steps=steps, resumed_from_step=state.step)
     for note in unused_settings(spec):
@@ -175,6 +181,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
         token_budget=_token_budget(base),
         max_grad_norm=spec.max_grad_norm,
         device=base.device,
+        ranks=ranks,
     )
     first_step, earlier_seconds, started, told = state.step, state.seconds, time.monotonic(), 0.0
     samples = tokens = 0
@@ -182,15 +189,17 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     at_checkpoint = (state.step, len(state.evaluations))
     while True:
         if stopped is Wish.NONE and evaluation.is_due(state):
-            stopped = _evaluate(evaluation, state, hooks)
+            stopped = _evaluate(evaluation, state, hooks, ranks)
         is_over = state.step >= steps or evaluation.stops_early(state)
         is_due = plan.saves_last if is_over else state.step % save_every == 0
         is_new = at_checkpoint != (state.step, len(state.evaluations))
         if stopped is Wish.SAVE_AND_STOP or (stopped is Wish.NONE and is_due and is_new):
             at_checkpoint = (state.step, len(state.evaluations))
             folder = plan.checkpoint_folder / f"checkpoint-{state.step}"
-            checksum = save_checkpoint(folder, network, optimiser, state, device=base.device, best=evaluation.best)
-            hooks.on_checkpoint(folder, checksum, state)
+            random = ranks.gather(random_state(base.device))
+            if ranks.is_first:
+                checksum = save_checkpoint(folder, network, optimiser, state, random=random, best=evaluation.best)
+                hooks.on_checkpoint(folder, checksum, state)
         if is_over or stopped is not Wish.NONE:
             break
         factor = learning_rate_factor(spec, state.step, steps)
@@ -226,7 +235,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
                     peak_memory_bytes=peak_memory_bytes(base.device),
                 )
             )
-        stopped = hooks.wish()
+        stopped = Wish(ranks.decide(hooks.wish()))
     network.eval()
     scores = None
     if stopped is Wish.NONE:
@@ -238,19 +247,23 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
     return TrainResult(network, state, stopped, trainable_parameter_count(network), scores)
 
 
-def _evaluate(evaluation: EpochEvaluation, state: TrainState, hooks: TrainHooks) -> Wish:
-    """Scores the epoch that has ended; returns the wish that cut it short, or NONE."""
+def _evaluate(evaluation: EpochEvaluation, state: TrainState, hooks: TrainHooks, ranks: Ranks) -> Wish:
+    """Scores the epoch that has ended; returns the wish that cut it short, or NONE.
+
+    Every rank scores, and goes by rank 0's scores: a GPU's rounding must not let one rank stop alone.
+    """
     heard = Wish.NONE
 
     def is_cut_short() -> bool:
         nonlocal heard
-        heard = hooks.wish()
+        heard = Wish(ranks.decide(hooks.wish()))
         return heard is not Wish.NONE
 
     if evaluation.run(state, is_cut_short):
+        state.evaluations[-1] = ranks.decide(state.evaluations[-1])
         hooks.on_evaluation(state)
     return heard
 
 
 def _token_budget(base: LoadedModel) -> int:
-    return 1024 if base.device.type == "cpu" else 1 << 20
+    return 4096 if base.device.type == "cpu" else 1 << 20

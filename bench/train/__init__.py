@@ -1,0 +1,1 @@
+"""The training engine against the tools that it replaces: `python -m bench.train --help`."""
