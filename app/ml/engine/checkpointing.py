@@ -44,7 +44,10 @@ def save_checkpoint(
     device: torch.device,
     best: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
-    """Writes a checkpoint whole or not at all; returns its checksum. `best`: see `EpochEvaluation`."""
+    """Writes a checkpoint whole or not at all, instead of one that stands there; returns its checksum.
+
+    `best`: see `EpochEvaluation`.
+    """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -55,7 +58,15 @@ def save_checkpoint(
         save_file(dict(best), aside / _BEST)
     (aside / "state.json").write_text(json.dumps(asdict(state)))
     checksum = seal_folder(aside, about={"step": state.step})
-    publish_folder(aside, folder)
+    if folder.exists():
+        # The same step, saved before: it must not win, because the checksum that is told is this one's.
+        gone = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        publish_folder(aside, folder)
+        shutil.rmtree(gone)
+    else:
+        publish_folder(aside, folder)
     return checksum
 
 
