@@ -2,6 +2,9 @@
 
 import os
 
+# Triton's kernels run in its interpreter, on the CPU. It reads this at its first import, which torch or peft may cause.
+os.environ["TRITON_INTERPRET"] = "1"
+
 import pytest
 from hypothesis import HealthCheck, settings
 

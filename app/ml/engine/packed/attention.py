@@ -28,9 +28,7 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, anatomy:
     return out.transpose(1, 2).reshape(rows * width, anatomy.heads * anatomy.head_dim)
 
 
-def _capped(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, anatomy: Anatomy, window: int | None
-) -> torch.Tensor:
+def _capped(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, anatomy: Anatomy, window: int | None) -> torch.Tensor:
     # Gemma 2 squeezes its scores through tanh, which no fused kernel of torch does.
     cap, repeats = anatomy.attention_softcap, anatomy.heads // anatomy.key_value_heads
     assert cap is not None

@@ -16,9 +16,9 @@ class Passes(Protocol):
 
     def add_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, gain: torch.Tensor, eps: float, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...  # noqa: D102
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]: ...
 
-    def norm_backward(  # noqa: D102
+    def norm_backward(
         self,
         grad: torch.Tensor,
         residual_grad: torch.Tensor | None,
@@ -27,17 +27,17 @@ class Passes(Protocol):
         gain: torch.Tensor,
     ) -> torch.Tensor: ...
 
-    def gated(self, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor: ...  # noqa: D102
+    def gated(self, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor: ...
 
-    def gated_backward(  # noqa: D102
+    def gated_backward(
         self, grad: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, activation: str
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def rotate_pad(  # noqa: D102
+    def rotate_pad(
         self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, count: int, places: torch.Tensor, size: int
     ) -> torch.Tensor: ...
 
-    def unpad_rotate(  # noqa: D102
+    def unpad_rotate(
         self,
         grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         cos: torch.Tensor,
@@ -45,19 +45,19 @@ class Passes(Protocol):
         places: torch.Tensor,
     ) -> torch.Tensor: ...
 
-    def add_masked(self, base: torch.Tensor, inner: torch.Tensor, masks: torch.Tensor, factor: float) -> None: ...  # noqa: D102
+    def add_masked(self, base: torch.Tensor, inner: torch.Tensor, masks: torch.Tensor, factor: float) -> None: ...
 
-    def masked_copies(self, x: torch.Tensor, masks: torch.Tensor, factor: float) -> torch.Tensor: ...  # noqa: D102
+    def masked_copies(self, x: torch.Tensor, masks: torch.Tensor, factor: float) -> torch.Tensor: ...
 
-    def scaled_columns(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
+    def scaled_columns(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor: ...
 
-    def add_scaled_columns(self, base: torch.Tensor, x: torch.Tensor, gain: torch.Tensor) -> None: ...  # noqa: D102
+    def add_scaled_columns(self, base: torch.Tensor, x: torch.Tensor, gain: torch.Tensor) -> None: ...
 
-    def token_losses(  # noqa: D102
+    def token_losses(
         self, logits: torch.Tensor, labels: torch.Tensor, softcap: float | None
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def column_dot(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
+    def column_dot(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor: ...
 
 
 def passes_for(device: torch.device) -> Passes:

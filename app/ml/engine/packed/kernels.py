@@ -199,7 +199,9 @@ def _token_losses_kernel(logits, labels, losses, cap, WIDTH: tl.constexpr, HAS_C
         now = tl.maximum(highest, value)
         # A lane that has met nothing yet stays empty: -inf less -inf would be no number.
         seen = now > float("-inf")
-        total = tl.where(seen, total * tl.exp(highest - tl.where(seen, now, 0.0)) + tl.exp(value - tl.where(seen, now, 0.0)), total)
+        total = tl.where(
+            seen, total * tl.exp(highest - tl.where(seen, now, 0.0)) + tl.exp(value - tl.where(seen, now, 0.0)), total
+        )
         highest = now
     top = tl.max(highest, axis=0)
     log_sum = top + tl.log(tl.sum(total * tl.exp(highest - top), axis=0))

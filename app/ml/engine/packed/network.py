@@ -8,12 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 from app.ml.engine.packed.anatomy import Anatomy, find_anatomy, rotary_of
 from app.ml.engine.packed.attention import attend
+from app.ml.engine.packed.factors import FactorStack
 from app.ml.engine.packed.fused import Passes, passes_for
 from app.ml.engine.packed.gating import gated
 from app.ml.engine.packed.head import summed_cross_entropy
 from app.ml.engine.packed.norms import add_norm, gain_of, head_norm, rms_norm
 from app.ml.engine.packed.packs import PackedRows
-from app.ml.engine.packed.factors import FactorStack
 from app.ml.engine.packed.projection import Projection
 from app.ml.engine.packed.rotary import rotate_pad, take
 
@@ -42,7 +42,9 @@ class _Layer:
 class PackedNetwork:
     """Runs a network that peft has wrapped, on its own weights; built once a run, after the adapter is attached."""
 
-    def __init__(self, network: Any, anatomy: Anatomy, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None) -> None:
+    def __init__(
+        self, network: Any, anatomy: Anatomy, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None
+    ) -> None:
         """Fuses the layers' weights in place; `network` goes on working through transformers and peft.
 
         `is_checkpointing`: keep only each layer's input for the backward pass, and compute the rest twice.
@@ -172,7 +174,9 @@ class PackedNetwork:
         )
 
 
-def find_packed_network(network: Any, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None) -> PackedNetwork | None:
+def find_packed_network(
+    network: Any, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None
+) -> PackedNetwork | None:
     """Returns the packed form of a network that peft has wrapped, or None where it has to run padded."""
     anatomy = find_anatomy(network.get_base_model())
     adapts_embedding = any("lora_embedding" in name for name, _ in network.named_parameters())

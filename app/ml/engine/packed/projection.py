@@ -69,7 +69,7 @@ class _Adapted(Function):
         directions: list[torch.Tensor] = []
         for index, adapter in enumerate(adapters):
             part = y[:, adapter.columns]
-            if adapter.gain is None:
+            if adapter.gain is None or adapter.gain_less_one is None:
                 part.addmm_(lows[index], adapter.scaled_b.T)
             elif masks is None:
                 part.addmm_(lows[index], adapter.scaled_b.T).mul_(adapter.gain)
