@@ -12,6 +12,7 @@ from app.db.engine import make_engine
 from app.db.unit_of_work import read_only
 from app.jobs.models import Job
 from app.jobs.queue import LOOK_TASK, QUEUE, make_celery
+from tests.fixtures.tiny import TINY
 from tests.integration.conftest import Product
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -166,3 +167,25 @@ def test_a_broken_newest_checkpoint_is_passed_over_for_an_older_one(product: Pro
     product.client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
     assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
     assert any("is broken; using an older one" in line for line in product.messages(job_id))
+
+
+def test_a_job_paused_again_and_again_between_evaluations_ends_like_one_that_was_not(product: Product) -> None:
+    training, held_out = product.upload(), product.upload(12, purpose="evals")
+
+    def start(suffix: str) -> str:
+        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 1e-3, "n_epochs": 40}
+        body = {"model": TINY, "training_file": training, "validation_file": held_out, "suffix": suffix, "seed": 5}
+        method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
+        return str(product.client.post("/v1/fine_tuning/jobs", {**body, "method": method})["id"])
+
+    calm = start("calm-scored")
+    product.wait_status(calm, "succeeded", "failed")
+    job_id = start("paused-scored")
+    for step in (2, 30):
+        product.wait_step(job_id, step)
+        product.client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+        product.wait_status(job_id, "paused")
+        product.client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
+    assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
+    assert _losses(product, job_id) == _losses(product, calm)
+    assert product.job(job_id)["metrics"]["by_epoch"] == product.job(calm)["metrics"]["by_epoch"]

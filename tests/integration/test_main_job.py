@@ -76,16 +76,36 @@ def test_an_adapter_explains_itself_and_its_loss_curve_can_be_fetched(any_produc
     assert "torch" in card.versions
 
 
-def test_a_job_with_a_validation_file_reports_generated_metrics(product: Product) -> None:
+def test_a_job_with_a_validation_file_is_scored_each_epoch_and_publishes_its_best(product: Product) -> None:
     training, held_out = product.upload(), product.upload(8, purpose="evals")
+    asked = {"preset": "quick", "n_epochs": 3, "lora_rank": 4, "learning_rate": 1e-2, "load_best_model_at_end": True}
     body = {
         "model": TINY,
         "training_file": training,
         "validation_file": held_out,
         "suffix": "held",
-        "method": {"type": "supervised", "supervised": {"hyperparameters": {"preset": "quick", "n_epochs": 1, "lora_rank": 4}}},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": asked}},
     }
     job_id = product.client.post("/v1/fine_tuning/jobs", body)["id"]
     job = product.wait_status(job_id, "succeeded", "failed")
-    assert job["metrics"]["validation"]["rows"] == 8
-    assert job["metrics"]["validation"]["invalid_rate"] == 0
+    assert job["status"] == "succeeded", job
+    metrics = job["metrics"]
+    assert [(scores["epoch"], scores["step"], scores["rows"]) for scores in metrics["by_epoch"]] == [
+        (1, 2, 8),
+        (2, 4, 8),
+        (3, 6, 8),
+    ]
+    events = product.client.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=100")["data"]
+    told = [event["data"] for event in reversed(events) if event["type"] == "metrics" and "eval_loss" in event["data"]]
+    assert told == metrics["by_epoch"]
+
+    best = max(metrics["by_epoch"], key=lambda scores: scores["exact_match"])
+    assert (metrics["best"]["step"], metrics["best"]["is_published"]) == (best["step"], True)
+    assert metrics["validation"] == {name: best[name] for name in metrics["validation"]}
+    evaluation = product.client.post("/v1/evaluations", {"model": job["fine_tuned_model"], "file": held_out})
+    assert product.wait_evaluation(evaluation["id"])["metrics"] == metrics["validation"]
+
+    checkpoints = product.client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints")["data"]
+    assert [checkpoint["step_number"] for checkpoint in checkpoints] == [4, 2]
+    assert [checkpoint["metrics"]["eval_loss"] for checkpoint in checkpoints] == [told[1]["eval_loss"], told[0]["eval_loss"]]
+    assert sum(checkpoint["is_best"] for checkpoint in checkpoints) == 1

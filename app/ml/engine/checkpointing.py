@@ -44,7 +44,7 @@ def save_checkpoint(
     random: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
-    """Writes a checkpoint whole or not at all; returns its checksum.
+    """Writes a checkpoint whole or not at all, instead of one that stands there; returns its checksum.
 
     `random`: every rank's random states, as `Ranks.gather` names them. `best`: see `EpochEvaluation`.
     """
@@ -58,7 +58,15 @@ def save_checkpoint(
         save_file(dict(best), aside / _BEST)
     (aside / "state.json").write_text(json.dumps(asdict(state)))
     checksum = seal_folder(aside, about={"step": state.step})
-    publish_folder(aside, folder)
+    if folder.exists():
+        # The same step, saved before: it must not win, because the checksum that is told is this one's.
+        gone = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        publish_folder(aside, folder)
+        shutil.rmtree(gone)
+    else:
+        publish_folder(aside, folder)
     return checksum
 
 
