@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from app.cpu_environment import CPU_ALLOCATOR_ENVIRONMENT
+from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from worker.assignment import Assignment, write_assignment
 from worker.messages import MESSAGE_FD_VARIABLE, ChildWish, Finished, Message, Refused, Stopped, decode
 
@@ -61,7 +61,7 @@ def run_child(
     """
     write_assignment(folder, assignment)
     receive_fd, send_fd = os.pipe()
-    environment = os.environ | CPU_ALLOCATOR_ENVIRONMENT | {MESSAGE_FD_VARIABLE: str(send_fd), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | ALLOCATOR_ENVIRONMENT | {MESSAGE_FD_VARIABLE: str(send_fd), "HF_HUB_OFFLINE": "1"}
     with (folder / "child.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker.child", str(folder), str(fence)],

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from app.cpu_environment import CPU_ALLOCATOR_ENVIRONMENT
+from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from app.parent_death import die_with_parent
 from app.settings import Settings
 
@@ -167,7 +167,7 @@ def running_stack(settings: Settings, *, with_worker: bool = True) -> Iterator[S
     add(
         "answerer",
         [*uvicorn, "app.answerer.main:create_app", "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
-        CPU_ALLOCATOR_ENVIRONMENT,
+        ALLOCATOR_ENVIRONMENT,
     )
     add("api", [*uvicorn, "app.main:create_app", "--host", settings.host, "--port", str(settings.port), *graceful])
     if with_worker:

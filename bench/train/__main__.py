@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from app.cpu_environment import CPU_ALLOCATOR_ENVIRONMENT
+from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from app.ml.engine.batching import TokenRow, step_rows
 from app.ml.engine.device import device_facts, pick_device, use_threads
 from app.ml.spec import PRESETS, FinetuneSpec
@@ -32,8 +32,7 @@ def main() -> None:
     """Runs the parts that are asked for."""
     options = _options()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if options.device == "cpu":
-        _with_cpu_environment()
+    _with_allocator_environment()
     device = torch.device("cpu") if options.device == "cpu" else pick_device()
     use_threads(None)
     workload = Workload(options.model, device, Path(options.store))
@@ -75,10 +74,10 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _with_cpu_environment() -> None:
+def _with_allocator_environment() -> None:
     """Starts this program anew with the allocator's settings that a job's process has, for all contestants alike."""
-    if any(name not in os.environ for name in CPU_ALLOCATOR_ENVIRONMENT):
-        environment = os.environ | CPU_ALLOCATOR_ENVIRONMENT
+    if any(name not in os.environ for name in ALLOCATOR_ENVIRONMENT):
+        environment = os.environ | ALLOCATOR_ENVIRONMENT
         os.execve(sys.executable, [sys.executable, "-m", "bench.train", *sys.argv[1:]], environment)  # noqa: S606
 
 
@@ -184,9 +183,8 @@ def _parity(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
     ours.check()
     theirs.check()
     difference = fmean(abs(one - other) for one, other in zip(ours.losses, theirs.losses, strict=True))
-    print(
-        f"Mean loss difference over {steps} steps of {batch}: {difference:.5f} (losses {ours.losses[0]:.3f} to {ours.losses[-1]:.3f})"
-    )
+    course = f"{ours.losses[0]:.3f} to {ours.losses[-1]:.3f}"
+    print(f"Mean loss difference over {steps} steps of {batch} rows: {difference:.5f} (losses {course})")
     return {"loss_difference": difference, "parity_steps": steps, "parity_rows": batch}
 
 
