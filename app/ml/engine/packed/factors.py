@@ -31,12 +31,8 @@ class LowRank:
     """[O, r]: s B"""
     gained_b: torch.Tensor = field(init=False)
     """[O, r]: g s B, or s B without DoRA"""
-    norm: torch.Tensor | None = None
-    """[O] fp32: of each output's adapted weight row"""
     gain: torch.Tensor | None = None
     """[O] fp32: g"""
-    gain_less_one: torch.Tensor | None = None
-    """[O] fp32: g - 1"""
 
     @property
     def parameters(self) -> tuple[torch.nn.Parameter, ...]:
@@ -48,8 +44,11 @@ class LowRank:
 class FactorStack:
     """The adapters of one kind of layer over all L layers; `refresh` after every change of the parameters."""
 
-    def __init__(self, adapters: Sequence[LowRank]) -> None:
-        """Allocates what `refresh` fills, once: captured graphs keep reading the same places."""
+    def __init__(self, adapters: Sequence[LowRank], accounts: torch.Tensor) -> None:
+        """Allocates what `refresh` fills, once: captured graphs keep reading the same places.
+
+        `accounts`: [3, L, O of the whole projection] fp32, for norm, g and g - 1.
+        """
         self._adapters = adapters
         first = adapters[0]
         rows, rank = first.factor_b.shape
@@ -58,14 +57,12 @@ class FactorStack:
         self._scaled_b = first.weight.new_empty(len(adapters), rows, rank)
         self._gained_b = torch.empty_like(self._scaled_b) if self._has_dora else self._scaled_b
         if self._has_dora:
-            self._norm = torch.empty(len(adapters), rows, device=first.weight.device)
-            self._gain, self._gain_less_one = torch.empty_like(self._norm), torch.empty_like(self._norm)
+            self._norm, self._gain, self._gain_less_one = accounts[:, :, first.columns]
             self._weight_norm_squared = torch.stack([_row_norms_squared(adapter.weight) for adapter in adapters])
         for index, adapter in enumerate(adapters):
             adapter.scaled_b, adapter.gained_b = self._scaled_b[index], self._gained_b[index]
             if self._has_dora:
-                adapter.norm, adapter.gain = self._norm[index], self._gain[index]
-                adapter.gain_less_one = self._gain_less_one[index]
+                adapter.gain = self._gain[index]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -169,17 +169,27 @@ def _masked_copies_kernel(x, masks, out, count, factor, LAYERS: tl.constexpr, BL
 
 
 @triton.jit
-def _scale_columns_kernel(  # type: ignore[no-untyped-def]
-    x, gain, base, out, width, x_stride, base_stride, out_stride, HAS_BASE: tl.constexpr, BLOCK: tl.constexpr
-):
+def _scale_columns_kernel(x, gain, out, width, x_stride, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < width
     value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0).to(tl.float32)
     value *= tl.load(gain + columns, mask=inside, other=0.0)
-    if HAS_BASE:
-        value += tl.load(base + row * base_stride + columns, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + row * out_stride + columns, value.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + row * width + columns, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _combine_kernel(base, direction, delta, gain_less_one, width, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    places = tl.program_id(0).to(tl.int64) * width
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    places += columns
+    added = tl.load(delta + places, mask=inside, other=0.0).to(tl.float32)
+    towards = tl.load(direction + places, mask=inside, other=0.0).to(tl.float32) + added
+    value = tl.load(base + places, mask=inside, other=0.0).to(tl.float32) + added
+    value += tl.load(gain_less_one + columns, mask=inside, other=0.0) * towards
+    tl.store(direction + places, towards.to(direction.dtype.element_ty), mask=inside)
+    tl.store(base + places, value.to(base.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -326,14 +336,18 @@ def masked_copies(x: torch.Tensor, masks: torch.Tensor, factor: float) -> torch.
 
 def scaled_columns(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     """As `plain.scaled_columns`."""
+    rows, width = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _scale_columns(x, gain, x, out, has_base=False)
+    block = min(_BLOCK, triton.next_power_of_2(width))
+    _scale_columns_kernel[(rows, triton.cdiv(width, block))](x, gain, out, width, x.stride(0), block)
     return out
 
 
-def add_scaled_columns(base: torch.Tensor, x: torch.Tensor, gain: torch.Tensor) -> None:
-    """As `plain.add_scaled_columns`."""
-    _scale_columns(x, gain, base, base, has_base=True)
+def combine(base: torch.Tensor, direction: torch.Tensor, delta: torch.Tensor, gain_less_one: torch.Tensor) -> None:
+    """As `plain.combine`."""
+    rows, width = base.shape
+    block = min(_BLOCK, triton.next_power_of_2(width))
+    _combine_kernel[(rows, triton.cdiv(width, block))](base, direction, delta, gain_less_one, width, block)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -343,14 +357,6 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor, softcap: float | No
     block = min(4096, triton.next_power_of_2(width))
     _token_losses_kernel[(rows,)](logits, labels, losses, softcap or 1.0, width, softcap is not None, block, num_warps=8)
     return losses, logits
-
-
-def _scale_columns(x: torch.Tensor, gain: torch.Tensor, base: torch.Tensor, out: torch.Tensor, *, has_base: bool) -> None:
-    rows, width = x.shape
-    block = min(1024, triton.next_power_of_2(width))
-    _scale_columns_kernel[(rows, triton.cdiv(width, block))](
-        x, gain, base, out, width, x.stride(0), base.stride(0), out.stride(0), has_base, block
-    )
 
 
 def _warps(block: int) -> int:

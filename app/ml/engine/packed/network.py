@@ -8,13 +8,12 @@ from torch.utils.checkpoint import checkpoint
 
 from app.ml.engine.packed.anatomy import Anatomy, find_anatomy, rotary_of
 from app.ml.engine.packed.attention import attend
-from app.ml.engine.packed.factors import FactorStack
 from app.ml.engine.packed.fused import Passes, passes_for
 from app.ml.engine.packed.gating import gated
 from app.ml.engine.packed.head import summed_cross_entropy
 from app.ml.engine.packed.norms import add_norm, gain_of, head_norm, rms_norm
 from app.ml.engine.packed.packs import PackedRows
-from app.ml.engine.packed.projection import Projection
+from app.ml.engine.packed.projection import Projection, stack_projections
 from app.ml.engine.packed.rotary import rotate_pad, take
 
 
@@ -62,9 +61,9 @@ class PackedNetwork:
         self._passes = passes if passes is not None else passes_for(self._embedding.device)
         self._layers = [self._read_layer(layer, index) for index, layer in enumerate(base.model.layers)]
         self._stacks = [
-            FactorStack([projection.adapters[place] for projection in alike])
+            stack
             for alike in zip(*(layer.projections for layer in self._layers), strict=True)
-            for place in range(len(alike[0].adapters))
+            for stack in stack_projections(alike)
         ]
 
     @property

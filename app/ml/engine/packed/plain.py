@@ -84,9 +84,10 @@ def scaled_columns(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
     return torch.mul(x, gain, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
 
 
-def add_scaled_columns(base: torch.Tensor, x: torch.Tensor, gain: torch.Tensor) -> None:
-    """Adds `x` [N, O] times `gain` [O] fp32 to `base`."""
-    base.addcmul_(x, gain)
+def combine(base: torch.Tensor, direction: torch.Tensor, delta: torch.Tensor, gain_less_one: torch.Tensor) -> None:
+    """Adds `delta` to `direction`, and `delta` and `gain_less_one` times the new direction to `base`; all `[N, O]`."""
+    direction.add_(delta)
+    base.add_(delta).addcmul_(direction, gain_less_one)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor]:

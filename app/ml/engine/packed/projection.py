@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-from app.ml.engine.packed.factors import LowRank, scale_of
+from app.ml.engine.packed.factors import FactorStack, LowRank, scale_of
 from app.ml.engine.packed.fused import Passes
 
 
@@ -45,6 +45,9 @@ class Projection:
             columns = slice(ends[index] - bases[index].weight.shape[0], ends[index])
             self.adapters.append(_low_rank(modules[index], columns, self.weight[columns], self.factors_a[place]))
         self.has_dora = any(adapter.magnitude is not None for adapter in self.adapters)
+        self.is_whole = len(adapted) == len(modules)
+        self.norm = self.gain_less_one = torch.empty(0)
+        """[O] fp32 each with DoRA: views that `stack_projections` sets"""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Returns `[N, O]` of `x` [N, I]."""
@@ -66,30 +69,33 @@ class _Adapted(Function):
             masks = torch.empty(len(adapters), *x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
         dropped = _dropped(x, masks, dropout, projection.passes)
         lows = _low_products(dropped, projection.factors_a)
-        directions: list[torch.Tensor] = []
-        for index, adapter in enumerate(adapters):
-            part = y[:, adapter.columns]
-            if adapter.gain is None or adapter.gain_less_one is None:
-                part.addmm_(lows[index], adapter.scaled_b.T)
-            elif masks is None:
-                part.addmm_(lows[index], adapter.scaled_b.T).mul_(adapter.gain)
-            else:
-                direction = dropped[index] @ adapter.weight.T
-                part.addmm_(lows[index], adapter.scaled_b.T)
-                direction.addmm_(lows[index], adapter.scaled_b.T)
-                projection.passes.add_scaled_columns(part, direction, adapter.gain_less_one)
-                directions.append(direction)
+        direction = None
+        if projection.has_dora and masks is not None:
+            make = torch.empty_like if projection.is_whole else torch.zeros_like
+            direction, delta = make(y), make(y)
+            for index, adapter in enumerate(adapters):
+                torch.mm(dropped[index], adapter.weight.T, out=direction[:, adapter.columns])
+                torch.mm(lows[index], adapter.scaled_b.T, out=delta[:, adapter.columns])
+            projection.passes.combine(y, direction, delta, projection.gain_less_one)
+        else:
+            for index, adapter in enumerate(adapters):
+                part = y[:, adapter.columns].addmm_(lows[index], adapter.scaled_b.T)
+                if adapter.gain is not None:
+                    part.mul_(adapter.gain)
         ctx.projection, ctx.dropout, ctx.has_masks = projection, dropout, masks is not None
         kept_y = y if projection.has_dora and masks is None else None
-        ctx.save_for_backward(x, masks, lows, kept_y, *directions)
+        ctx.save_for_backward(x, masks, lows, kept_y, direction)
         return y if projection.bias is None else y + projection.bias
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         projection, (grad,) = ctx.projection, grads
         adapters, passes = projection.adapters, projection.passes
-        x, masks, lows, y, *directions = ctx.saved_tensors
+        x, masks, lows, y, direction = ctx.saved_tensors
         low_grads = torch.empty_like(lows)
+        into_norms = None
+        if direction is not None:
+            into_norms = passes.column_dot(grad, direction).div_(projection.norm)
         others: list[torch.Tensor] = []
         for index, adapter in enumerate(adapters):
             part = grad[:, adapter.columns]
@@ -97,12 +103,12 @@ class _Adapted(Function):
             into_b = _product(part.T, lows[index])
             if adapter.gain is None:
                 others.append(into_b.mul_(adapter.scale))
-            elif masks is None:
-                into_magnitude = passes.column_dot(part, y[:, adapter.columns]).div_(adapter.magnitude)
-                others += [into_b.mul_((adapter.gain * adapter.scale)[:, None]), into_magnitude]
+                continue
+            others.append(into_b.mul_((adapter.gain * adapter.scale)[:, None]))
+            if into_norms is None:
+                others.append(passes.column_dot(part, y[:, adapter.columns]).div_(adapter.magnitude))
             else:
-                into_magnitude = passes.column_dot(part, directions[index]).div_(adapter.norm)
-                others += [into_b.mul_((adapter.gain * adapter.scale)[:, None]), into_magnitude]
+                others.append(into_norms[adapter.columns])
         into_a = _low_gradients(low_grads, _dropped(x, masks, ctx.dropout, passes))
         into_x = None
         if ctx.needs_input_grad[0] and masks is None:
@@ -112,12 +118,28 @@ class _Adapted(Function):
         elif ctx.needs_input_grad[0]:
             into_x = grad @ projection.weight
             inner = torch.bmm(low_grads, projection.factors_a)
-            for index, adapter in enumerate(adapters):
-                if adapter.gain_less_one is not None:
-                    gained = passes.scaled_columns(grad[:, adapter.columns], adapter.gain_less_one)
-                    inner[index].addmm_(gained, adapter.weight)
+            if projection.has_dora:
+                gained = passes.scaled_columns(grad, projection.gain_less_one)
+                for index, adapter in enumerate(adapters):
+                    inner[index].addmm_(gained[:, adapter.columns], adapter.weight)
             passes.add_masked(into_x, inner, masks, 1 / (1 - ctx.dropout))
         return into_x, None, None, *_in_order(adapters, into_a, others)
+
+
+def stack_projections(alike: Sequence[Projection]) -> list[FactorStack]:
+    """Returns the stacks that derive the factors of one kind of projection over all layers, one stack a target."""
+    first = alike[0]
+    if not first.adapters:
+        return []
+    outputs = first.weight.shape[0]
+    accounts = torch.zeros(3, len(alike) if first.has_dora else 0, outputs, device=first.weight.device)
+    # A column without an adapter is left as it is: norm 1, g - 1 = 0.
+    accounts[0].fill_(1)
+    if first.has_dora:
+        for index, projection in enumerate(alike):
+            projection.norm, projection.gain_less_one = accounts[0, index], accounts[2, index]
+    places = range(len(first.adapters))
+    return [FactorStack([projection.adapters[place] for projection in alike], accounts) for place in places]
 
 
 def _in_order(adapters: Sequence[LowRank], into_a: torch.Tensor, others: list[torch.Tensor]) -> list[torch.Tensor]:

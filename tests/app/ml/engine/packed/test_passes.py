@@ -106,11 +106,16 @@ def test_columns_of_a_wider_tensor(dtype: torch.dtype) -> None:
     x, other = wide[:, 4:74], some(150, 70, dtype=dtype, seed=1)
     assert_alike(kernels.scaled_columns(x, gain), plain.scaled_columns(x, gain), dtype)
     assert error(kernels.column_dot(x, other), (x.double() * other.double()).sum(0).float()) < 1e-5
-    ours, theirs = wide.clone(), wide.clone()
-    kernels.add_scaled_columns(ours[:, 4:74], other, gain)
-    plain.add_scaled_columns(theirs[:, 4:74], other, gain)
-    assert_alike(ours, theirs, dtype)
-    assert torch.equal(ours[:, :4], wide[:, :4])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_combine(dtype: torch.dtype) -> None:
+    start = [some(50, 70, dtype=dtype, seed=seed) for seed in range(3)]
+    gain_less_one = some(70, dtype=torch.float32)
+    base, direction, delta = (tensor.clone() for tensor in start)
+    kernels.combine(base, direction, delta, gain_less_one)
+    plain.combine(start[0], start[1], start[2], gain_less_one)
+    assert_alike((base, direction), (start[0], start[1]), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
