@@ -33,7 +33,6 @@ def read_only(engine: Engine) -> Iterator[Session]:
     status from after it. SQLite's WAL gives that by itself, PostgreSQL only when asked.
     """
     options: dict[str, Any] = {"read_only": True}
-    options: dict[str, Any] = {"read_only": True}
     if engine.dialect.name == "postgresql":
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with Session(engine.execution_options(**options), expire_on_commit=False) as session, session.begin():
