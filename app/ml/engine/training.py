@@ -106,8 +106,7 @@ class TrainResult:
 
 def total_steps(spec: FinetuneSpec, row_count: int) -> int:
     """Returns the optimiser steps of a run; the last batch of an epoch may be short."""
-    steps_per_epoch = math.ceil(row_count / spec.effective_batch_size)
-    return max(1, math.ceil(spec.num_train_epochs * steps_per_epoch))
+    return spec.total_steps(row_count)
 
 
 def learning_rate_factor(spec: FinetuneSpec, step: int, steps: int) -> float:
@@ -138,7 +137,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks) -> TrainResult:
         InvalidSpec: the base model lacks a target module.
     """
     spec, steps = plan.spec, total_steps(plan.spec, len(plan.rows))
-    steps_per_epoch = math.ceil(len(plan.rows) / spec.effective_batch_size)
+    steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
