@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     stop_grace_s: Annotated[float, Field(gt=0, description="Seconds that a training process has to checkpoint and end.")] = 60.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="Newest checkpoints of a job that are kept.")] = 2
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
+    memory_limit_gib: Annotated[
+        float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
+    ] = None
     log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
 
     def environment(self) -> dict[str, str]:

@@ -22,11 +22,13 @@ from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
-from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
+from app.ml.engine.device import choose_dtype, device_facts, limit_memory, pick_device, use_threads
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
+from app.ml.engine.self_test import check_device
 from app.ml.engine.training import Progress, TrainPlan, Wish, train
-from app.ml.errors import DatasetFormatError
+from app.ml.errors import DatasetFormatError, NoRows
+from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.formats.reading import read_examples
 from app.ml.metrics import score_answers
@@ -125,13 +127,21 @@ class LineHooks:
 def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     """Trains, scores the held-out rows, and leaves the adapter and the loss curve in the output folder."""
     spec = spec_from_mapping(assignment.spec)
-    examples = read_examples(Path(assignment.dataset))[: spec.max_samples]
+    # Checked when the job was posted too; since then the base model may have been imported anew.
+    shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
+    examples = _some(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
+    held_out = None
+    if assignment.validation is not None:
+        held_out = _some(read_examples(Path(assignment.validation)), "validation_file")
     base = _load(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
     renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
+    if assignment.memory_limit_gib is not None:
+        longest = max(len(row.prompt) + len(row.answer) for row in rows)
+        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
     vocabulary = CodeVocabulary.from_answers(example.codes for example in examples).extended(assignment.extra_codes)
     _refuse_unanswerable(vocabulary, base)
     resume_from = Path(assignment.resume_from) if assignment.resume_from else None
@@ -159,10 +169,9 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         metrics=metrics,
         versions=_versions(),
     )
-    if assignment.validation is not None:
+    if held_out is not None:
         engine = AnswerEngine(base)
         engine.attach_trained(result.network, card, "trained")
-        held_out = read_examples(Path(assignment.validation))
         scored = score_rows(engine, held_out, checksum="trained", line=None)
         metrics["validation"] = scored["metrics"]
     output = folder / OUTPUT
@@ -180,7 +189,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
 
 def evaluate(assignment: Assignment, folder: Path, line: Line) -> Message:
     """Answers every row of a file, scores the answers, and leaves the rows in the output folder."""
-    examples = read_examples(Path(assignment.dataset))[: assignment.max_rows]
+    examples = _some(read_examples(Path(assignment.dataset)), "file")[: assignment.max_rows]
     base = _load(assignment, precision="auto")
     engine = AnswerEngine(base)
     if assignment.adapter_checksum is not None:
@@ -231,8 +240,17 @@ def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str |
 def _load(assignment: Assignment, *, precision: Any) -> LoadedModel:
     use_threads(assignment.threads)
     device = pick_device()
+    limit_memory(device, assignment.memory_limit_gib)
+    if device.type != "cpu":
+        check_device(device)
     folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)
     return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
+
+
+def _some(examples: list[Example], param: str) -> list[Example]:
+    if not examples:
+        raise NoRows("The file has no rows. Give one that has.", param=param)
+    return examples
 
 
 def _refuse_unanswerable(vocabulary: CodeVocabulary, base: LoadedModel) -> None:

@@ -34,6 +34,7 @@ class WorkerContext:
     stop_grace_s: float
     keep_checkpoints: int
     threads: int | None
+    memory_limit_gib: float | None = None
     stopping: StopFlag
 
 
@@ -50,5 +51,6 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         stop_grace_s=settings.stop_grace_s,
         keep_checkpoints=settings.keep_checkpoints,
         threads=settings.threads,
+        memory_limit_gib=settings.memory_limit_gib,
         stopping=stopping,
     )

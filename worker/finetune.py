@@ -75,6 +75,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         adapter_checksum=None,
         max_rows=None,
         threads=context.threads,
+        memory_limit_gib=context.memory_limit_gib,
         extra_codes=extra_codes,
     )
 
