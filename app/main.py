@@ -117,7 +117,13 @@ def create_app(
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
     app.include_router(codebook_router)
-    app.include_router(jobs.make_router(max_unfinished=settings.max_queued_jobs, answerer_base_model=settings.base_model))
+    app.include_router(
+        jobs.make_router(
+            max_unfinished=settings.max_queued_jobs,
+            answerer_base_model=settings.base_model,
+            memory_limit_gib=settings.memory_limit_gib,
+        )
+    )
     app.include_router(models_router)
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     keep_checkpoints: Annotated[int, Field(ge=1, description="Newest checkpoints of a job that are kept, beside the best.")] = 2
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
+    memory_limit_gib: Annotated[
+        float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
+    ] = None
     log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
 
     def environment(self) -> dict[str, str]:

@@ -29,6 +29,8 @@ class Assignment:
     adapter_checksum: str | None
     max_rows: int | None
     threads: int | None
+    memory_limit_gib: float | None = None
+    """None: all that the device has free."""
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
     devices: int = 1

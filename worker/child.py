@@ -23,13 +23,15 @@ from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
-from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
+from app.ml.engine.device import choose_dtype, device_facts, limit_memory, pick_device, use_threads
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.ranks import join_ranks
+from app.ml.engine.self_test import check_device
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
-from app.ml.errors import DatasetFormatError
+from app.ml.errors import DatasetFormatError, NoRows
+from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.formats.reading import read_examples
 from app.ml.metrics import AnswerScores, score_answers
@@ -146,13 +148,18 @@ class LineHooks:
 def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     """Trains, scores the held-out rows, and leaves the adapter and the loss curve in the output folder."""
     spec = spec_from_mapping(assignment.spec)
-    examples = read_examples(Path(assignment.dataset))[: spec.max_samples]
+    # Checked when the job was posted too; since then the base model may have been imported anew.
+    shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
+    examples = _some(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
     base = _load(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
     renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
+    if assignment.memory_limit_gib is not None:
+        longest = max(len(row.prompt) + len(row.answer) for row in rows)
+        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
     vocabulary = CodeVocabulary.from_answers(example.codes for example in examples).extended(assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
     held_out = _held_out(assignment, spec, renderer, base, grammar, line)
@@ -220,7 +227,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
 
 def evaluate(assignment: Assignment, folder: Path, line: Line) -> Message:
     """Answers every row of a file, scores the answers, and leaves the rows in the output folder."""
-    examples = read_examples(Path(assignment.dataset))[: assignment.max_rows]
+    examples = _some(read_examples(Path(assignment.dataset)), "file")[: assignment.max_rows]
     base = _load(assignment, precision="auto")
     engine = AnswerEngine(base)
     if assignment.adapter_checksum is not None:
@@ -270,8 +277,17 @@ def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str |
 def _load(assignment: Assignment, *, precision: Any) -> LoadedModel:
     use_threads(assignment.threads)
     device = pick_device()
+    limit_memory(device, assignment.memory_limit_gib)
+    if device.type != "cpu":
+        check_device(device)
     folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)
     return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
+
+
+def _some(examples: list[Example], param: str) -> list[Example]:
+    if not examples:
+        raise NoRows("The file has no rows. Give one that has.", param=param)
+    return examples
 
 
 def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGrammar:
@@ -292,7 +308,7 @@ def _held_out(
 ) -> HeldOut | None:
     if assignment.validation is None:
         return None
-    examples = read_examples(Path(assignment.validation))
+    examples = _some(read_examples(Path(assignment.validation)), "validation_file")
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=spec.cutoff_len)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))

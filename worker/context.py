@@ -35,6 +35,7 @@ class WorkerContext:
     keep_checkpoints: int
     threads: int | None
     devices_per_job: int
+    memory_limit_gib: float | None
     stopping: StopFlag
 
 
@@ -52,5 +53,6 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         keep_checkpoints=settings.keep_checkpoints,
         threads=settings.threads,
         devices_per_job=settings.devices_per_job,
+        memory_limit_gib=settings.memory_limit_gib,
         stopping=stopping,
     )

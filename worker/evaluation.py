@@ -62,4 +62,5 @@ def _assignment(context: WorkerContext, job: Job, folder: Path) -> Assignment:
         adapter_checksum=checksum,
         max_rows=job.spec["max_rows"],
         threads=context.threads,
+        memory_limit_gib=context.memory_limit_gib,
     )

@@ -76,6 +76,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         max_rows=None,
         threads=context.threads,
         devices=context.devices_per_job,
+        memory_limit_gib=context.memory_limit_gib,
         extra_codes=extra_codes,
     )
 

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.db.unit_of_work import unit_of_work
 from app.jobs import events, repository
+from app.jobs.hyperparameters import request_param
 from app.jobs.leases import Lease, interrupt
 from app.jobs.models import Job
 from app.jobs.service import fail
@@ -76,7 +77,8 @@ def end_without_result(context: WorkerContext, lease: Lease, heartbeat: Heartbea
     with unit_of_work(context.engine) as session:
         job = repository.get(session, lease.job_id, for_update=True)
         if isinstance(ending.last, Refused):
-            fail(session, lease, code=ending.last.code, message=ending.last.message, param=ending.last.param)
+            param = request_param(ending.last.param, job.hyperparameters)
+            fail(session, lease, code=ending.last.code, message=ending.last.message, param=param)
         elif job.wish == JobWish.CANCEL.value:
             move(session, lease.job_id, JobStatus.CANCELLED, message="Cancelled.", fence=lease.fence)
         elif isinstance(ending.last, Stopped) and job.wish == JobWish.PAUSE.value:

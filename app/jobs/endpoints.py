@@ -1,7 +1,6 @@
 """`/v1/fine_tuning/jobs`: create, list, get, cancel, pause, resume, events, checkpoints."""
 
 import secrets
-from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -14,16 +13,16 @@ from app.http.paging import ListPage
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
 from app.jobs.event_stream import EventStreams
+from app.jobs.hyperparameters import PARAM_PREFIX
 from app.jobs.models import Job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject, event_number
 from app.ml.spec import resolve_spec
 
-_PARAM_PREFIX = "method.supervised.hyperparameters."
 _METADATA_PREFIX = "metadata["
 
 
-def make_router(*, max_unfinished: int, answerer_base_model: str) -> APIRouter:
-    """Builds the routes."""
+def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
+    """Builds the routes; `memory_limit_gib`: what a training process may take, none: whatever its device has."""
     router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], responses=ERROR_RESPONSES)
 
     @router.post("", response_model=JobObject | EstimateObject)
@@ -38,14 +37,15 @@ def make_router(*, max_unfinished: int, answerer_base_model: str) -> APIRouter:
     ) -> JobObject | EstimateObject:
         """Queues a fine-tuning job. The same `Idempotency-Key` with the same body gives the same job.
 
-        `dry_run=true` checks data and spec together and estimates steps, minutes and peak memory instead.
+        A spec that cannot work on its base model or data is refused with the field's name.
+        `dry_run=true` checks every row too, and estimates steps, minutes and peak memory instead.
         """
         given = body.method.supervised.hyperparameters
         new = service.NewJob(
             base_model=body.model,
             training_file=body.training_file,
             validation_file=body.validation_file,
-            spec=resolve_spec(given, param_prefix=_PARAM_PREFIX),
+            spec=resolve_spec(given, param_prefix=PARAM_PREFIX),
             hyperparameters=given,
             suffix=body.suffix,
             seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
@@ -53,16 +53,22 @@ def make_router(*, max_unfinished: int, answerer_base_model: str) -> APIRouter:
             takes_codebook_codes=body.codebook_codes,
         )
         if dry_run:
-            estimated = estimate(
-                session, new, store=store, blobs=blobs, answerer_base_model=answerer_base_model, param_prefix=_PARAM_PREFIX
+            return estimate(
+                session,
+                new,
+                store=store,
+                blobs=blobs,
+                answerer_base_model=answerer_base_model,
+                memory_limit_gib=memory_limit_gib,
             )
-            return EstimateObject.model_validate({"spec": new.spec.to_mapping(), **asdict(estimated)})
         job = service.create_finetune(
             session,
             new,
             store=store,
+            blobs=blobs,
             bell=request.app.state.bell,
             max_unfinished=max_unfinished,
+            memory_limit_gib=memory_limit_gib,
             idempotency_key=idempotency_key,
             body=body.model_dump_json().encode(),
         )

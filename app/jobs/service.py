@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
 from app.adapters.models import Adapter
+from app.blobs.store import BlobStore
 from app.codebook import service as codebook
 from app.datasets import repository as datasets
 from app.datasets.models import Dataset
@@ -19,10 +20,14 @@ from app.db.unit_of_work import after_commit
 from app.errors import AppError, Conflict, InvalidInput, Kind
 from app.ids import new_id
 from app.jobs import events, repository
+from app.jobs.feasibility import check_memory_limit, check_rows_fit
+from app.jobs.hyperparameters import named_as_in_request
 from app.jobs.leases import Lease
 from app.jobs.models import Checkpoint, IdempotencyKey, Job
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, JobWish, move
+from app.ml.errors import NoRows
+from app.ml.estimates import check_spec_against_base
 from app.ml.model_store import ModelStore
 from app.ml.spec import FinetuneSpec
 
@@ -63,8 +68,10 @@ def create_finetune(
     new: NewJob,
     *,
     store: ModelStore,
+    blobs: BlobStore,
     bell: Doorbell,
     max_unfinished: int,
+    memory_limit_gib: float | None = None,
     idempotency_key: str | None = None,
     body: bytes = b"",
 ) -> Job:
@@ -72,14 +79,15 @@ def create_finetune(
 
     Raises:
         NotFound: a file or base model does not exist.
-        InvalidInput: a file cannot be trained on, the suffix is unusable, or the code book is asked for and empty.
+        InvalidInput: as `check_new_job`, or the code book is asked for and empty.
+        OutOfDeviceMemory: the job cannot fit into the memory limit.
         IdempotencyMismatch: the key was used with another body.
         QueueFull: the queue's limit is reached.
     """
     digest = hashlib.sha256(body).hexdigest()
     if idempotency_key is not None and (known := repository.find_idempotency_key(session, idempotency_key)):
         return _known_job(session, known, digest)
-    check_new_job(session, new, store=store)
+    check_new_job(session, new, store=store, blobs=blobs, memory_limit_gib=memory_limit_gib)
     book = codebook.get_codes(session, param="codebook_codes") if new.takes_codebook_codes else None
     job = _queue(
         session,
@@ -106,23 +114,35 @@ def create_finetune(
     return job
 
 
-def check_new_job(session: Session, new: NewJob, *, store: ModelStore) -> None:
-    """Checks what a user asks against the database and the model store; holds the files against deletion until the commit.
+def check_new_job(
+    session: Session, new: NewJob, *, store: ModelStore, blobs: BlobStore, memory_limit_gib: float | None = None
+) -> None:
+    """Checks what a user asks against the database, the base model and the data; holds the files until the commit.
+
+    Quick for a file of any size, so it lets pass what only reading every row would tell: the training process checks again
+    and fails with the same code and param. `param` of what is raised is the request's name of the field.
 
     Raises:
         NotFound: a file or base model does not exist.
-        InvalidInput: a file cannot be trained on, the suffix is unusable, or the spec needs a validation file and has none.
+        InvalidInput: a file cannot be trained on, the suffix is unusable, the spec needs a validation file and has none, or
+            it cannot work on this base model or these rows.
+        OutOfDeviceMemory: not even the smallest step fits into `memory_limit_gib`.
     """
-    store.get(new.base_model)
+    base = store.get(new.base_model)
     if new.suffix is not None and not _SUFFIX.fullmatch(new.suffix):
         raise InvalidInput(
             "A suffix has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit.", param="suffix"
         )
     if new.spec.needs_evaluation is not None and new.validation_file is None:
         raise InvalidInput(f"{new.spec.needs_evaluation} needs held-out rows. Give a validation_file.", param="validation_file")
-    _trainable(session, new.training_file, "training_file")
-    if new.validation_file is not None:
-        _trainable(session, new.validation_file, "validation_file")
+    with named_as_in_request(new.hyperparameters):
+        shapes = check_spec_against_base(base.path, new.spec)
+        training = _trainable(session, new.training_file, "training_file")
+        if new.validation_file is not None:
+            _trainable(session, new.validation_file, "validation_file")
+        check_rows_fit(training, new.spec, base, blobs)
+        if memory_limit_gib is not None:
+            check_memory_limit(training, new.spec, base, shapes, blobs, limit_gib=memory_limit_gib)
 
 
 def create_evaluation(
@@ -301,6 +321,8 @@ def _trainable(session: Session, file_id: str, param: str) -> Dataset:
     dataset = datasets.get(session, file_id, param=param, for_update=True)
     if dataset.report is None:
         raise InvalidInput(f"File {file_id!r} is a result, not a dataset. Upload questions and answers first.", param=param)
+    if dataset.report["rows"] == 0:
+        raise NoRows(f"File {file_id!r} has no rows. Give one that has.", param=param)
     return dataset
 
 

@@ -47,6 +47,36 @@ class NonFiniteLoss(AppError):
     code = "non_finite_loss"
 
 
+class ZeroGradient(AppError):
+    """The gradient of a whole step is exactly zero, so nothing would ever be learnt."""
+
+    kind = Kind.INVALID
+    code = "zero_gradient"
+
+    def __init__(
+        self,
+        message: str = "The gradient is exactly zero, so nothing can be learnt: what trains does not reach the loss. Set "
+        "precision to fp32 and lora_dropout to 0; if it stays zero, the device or its driver computes wrongly: try another.",
+        *,
+        param: str | None = "precision",
+        details: dict[str, object] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, details=details)
+
+
+class DeviceComputesWrongly(AppError):
+    """The device's results differ from the CPU's on a tiny model: nothing that it trains or answers can be trusted."""
+
+    kind = Kind.INTERNAL
+    code = "device_computes_wrongly"
+
+
+class NoRows(InvalidInput):
+    """A dataset file has no rows."""
+
+    code = "no_rows"
+
+
 class NothingToTrain(InvalidInput):
     """No row of the dataset leaves a trained token after truncation."""
 

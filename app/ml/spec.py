@@ -94,6 +94,14 @@ class FinetuneSpec:
             return "load_best_model_at_end"
         return "early_stopping_patience" if self.early_stopping_patience else None
 
+    def steps_per_epoch(self, row_count: int) -> int:
+        """Returns the optimiser steps of one pass over the rows; the last one may have fewer rows."""
+        return math.ceil(row_count / self.effective_batch_size)
+
+    def total_steps(self, row_count: int) -> int:
+        """Returns the optimiser steps of a run; at least one."""
+        return max(1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
+
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
         return {"version": SPEC_VERSION, **asdict(self), "lora_target": list(self.lora_target)}
@@ -120,8 +128,12 @@ PRESETS: Mapping[str, FinetuneSpec] = {
 }
 DEFAULT_PRESET = "recipe"
 
-# OpenAI's names; each may also be "auto".
-_OPENAI_NAMES = ("n_epochs", "batch_size", "learning_rate_multiplier")
+# OpenAI's names and the fields that they set; each may also be "auto".
+OPENAI_NAMES: Mapping[str, str] = {
+    "n_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "learning_rate_multiplier": "learning_rate",
+}
 
 
 def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "") -> FinetuneSpec:
@@ -139,14 +151,14 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
         raise InvalidSpec(f"There is no preset {preset!r}. Use one of {sorted(PRESETS)}.", param=f"{param_prefix}preset")
     spec = PRESETS[preset]
     known = {f.name: f for f in fields(FinetuneSpec)}
-    may_be_auto = {*_OPENAI_NAMES, *known} - {"precision"}
+    may_be_auto = {*OPENAI_NAMES, *known} - {"precision"}
     given = {name: value for name, value in given.items() if not (value == "auto" and name in may_be_auto)}
     given = _without_openai_names(given, spec, param_prefix)
     values: dict[str, object] = {}
     for name, value in given.items():
         if name not in known:
             raise InvalidSpec(
-                f"There is no hyperparameter {name!r}. Known: {', '.join(['preset', *_OPENAI_NAMES, *known])}.",
+                f"There is no hyperparameter {name!r}. Known: {', '.join(['preset', *OPENAI_NAMES, *known])}.",
                 param=param_prefix + name,
             )
         values[name] = _checked(known[name], value, param_prefix + name)
@@ -164,12 +176,7 @@ def spec_from_mapping(mapping: Mapping[str, object]) -> FinetuneSpec:
 
 def _without_openai_names(given: dict[str, object], spec: FinetuneSpec, prefix: str) -> dict[str, object]:
     result = dict(given)
-    twins = {
-        "n_epochs": "num_train_epochs",
-        "batch_size": "per_device_train_batch_size",
-        "learning_rate_multiplier": "learning_rate",
-    }
-    for name, twin in twins.items():
+    for name, twin in OPENAI_NAMES.items():
         if name not in result:
             continue
         if twin in result:

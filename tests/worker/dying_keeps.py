@@ -36,6 +36,8 @@ def context_in(folder: Path) -> WorkerContext:
         stop_grace_s=1,
         keep_checkpoints=2,
         threads=1,
+        devices_per_job=1,
+        memory_limit_gib=None,
         stopping=threading.Event(),
     )
 

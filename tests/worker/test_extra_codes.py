@@ -42,6 +42,7 @@ def test_the_adapter_may_answer_with_the_job_s_extra_codes(engine: Engine, tmp_p
         keep_checkpoints=1,
         threads=1,
         devices_per_job=1,
+        memory_limit_gib=None,
         stopping=threading.Event(),
     )
     write_assignment(folder, _assignment(context, must_claim(engine), read_job(engine, job_id), folder))

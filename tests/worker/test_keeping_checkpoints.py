@@ -32,6 +32,7 @@ def context(engine: Engine, tmp_path: Path) -> WorkerContext:
         keep_checkpoints=2,
         threads=1,
         devices_per_job=1,
+        memory_limit_gib=None,
         stopping=threading.Event(),
     )
 

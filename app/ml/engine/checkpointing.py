@@ -27,6 +27,8 @@ class TrainState:
 
     step: int = 0
     trained_tokens: int = 0
+    token_budget: int = 0
+    """Most tokens of one micro-batch; 0 before it is planned."""
     seconds: float = 0.0
     """Training time of all attempts so far."""
     losses: list[dict[str, float]] = field(default_factory=list)

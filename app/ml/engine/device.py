@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 
+from app.ml.engine.host_memory import available_bytes, resident_bytes
 from app.ml.spec import Precision
 
 _PROBE_S = 1.0
+_GIB = 2**30
+# What `limit_memory` allowed, by kind of device; torch's own limit holds for the whole process too.
+_limits: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,41 @@ def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     if precision == "bf16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        return torch.bfloat16 if has_bf16(device) else torch.float32
     return torch.bfloat16 if _matmul_rate(torch.bfloat16) > _matmul_rate(torch.float32) else torch.float32
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Says whether a device computes in bf16 itself; a CPU always can, if slowly."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def limit_memory(device: torch.device, gib: float | None) -> None:
+    """Lets this process take at most `gib` GiB of a GPU's memory, to stand in for a smaller card; None lifts the limit.
+
+    torch raises OutOfMemoryError beyond it. On a CPU nothing enforces it; `free_memory_bytes` obeys it on both.
+    """
+    _limits.pop(device.type, None)
+    if gib is not None:
+        _limits[device.type] = int(gib * _GIB)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(1.0 if gib is None else min(1.0, gib * _GIB / total), device)
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Returns how many bytes more this process may take on a device: what is free, within the limit of `limit_memory`.
+
+    On a GPU what torch holds in its cache counts as free. On a CPU it is what the kernel calls available, within the
+    limits of the process's control groups.
+    """
+    limit = _limits.get(device.type)
+    if device.type == "cuda":
+        used = torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - used
+    else:
+        used, free = resident_bytes(), available_bytes()
+    return free if limit is None else max(0, min(free, limit - used))
 
 
 def dtype_name(dtype: torch.dtype) -> str:

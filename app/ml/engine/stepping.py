@@ -19,7 +19,7 @@ from app.ml.engine.packed.captured import CapturedPacks
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
 from app.ml.engine.packed.packs import HostPack, pack_rows, plan_packs, token_count
 from app.ml.engine.ranks import ALONE, Ranks
-from app.ml.errors import NonFiniteLoss, OutOfDeviceMemory
+from app.ml.errors import NonFiniteLoss, OutOfDeviceMemory, ZeroGradient
 from app.ml.spec import FinetuneSpec
 
 
@@ -154,6 +154,7 @@ class StepRunner:
 
         Raises:
             NonFiniteLoss: the loss or the gradient is NaN or infinite; the parameters are spoilt.
+            ZeroGradient: the gradient is exactly zero.
             OutOfDeviceMemory: not even one row fits.
         """
         while True:
@@ -185,6 +186,8 @@ class StepRunner:
             raise NonFiniteLoss(
                 "The loss is no longer a finite number. Lower learning_rate, or set precision to fp32.", param="learning_rate"
             )
+        if norm == 0:
+            raise ZeroGradient()
         return StepOutcome(loss, norm, label_count, len(rows), sum(len(row.prompt) + len(row.answer) for row in rows))
 
     def _prepared(self, step: int) -> tuple[Sequence[TokenRow], Sequence[Any]]:

@@ -22,7 +22,8 @@ from app.ml.engine.flat_parameters import optimiser_groups
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
 from app.ml.engine.ranks import ALONE, Ranks
-from app.ml.engine.stepping import StepRunner, make_source
+from app.ml.engine.stepping import PackedSource, StepRunner, make_source
+from app.ml.engine.token_budget import plan_token_budget
 from app.ml.spec import FinetuneSpec
 
 _RANK_SEEDS_APART = 1_000_003
@@ -119,12 +120,6 @@ class TrainResult:
     """What the held-out rows said of the adapter that `network` holds now."""
 
 
-def total_steps(spec: FinetuneSpec, row_count: int) -> int:
-    """Returns the optimiser steps of a run; the last batch of an epoch may be short."""
-    steps_per_epoch = math.ceil(row_count / spec.effective_batch_size)
-    return max(1, math.ceil(spec.num_train_epochs * steps_per_epoch))
-
-
 def learning_rate_factor(spec: FinetuneSpec, step: int, steps: int) -> float:
     """Returns the factor on the peak learning rate at `step` (from 0): linear warm-up, then the schedule down to 0."""
     warmup = math.ceil(spec.warmup_ratio * steps)
@@ -150,10 +145,11 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     Raises:
         NonFiniteLoss: the loss or the gradient became NaN or infinite.
         OutOfDeviceMemory: a micro-batch does not fit.
+        ZeroGradient: nothing that trains reaches the loss.
         InvalidSpec: the base model lacks a target module.
     """
-    spec, steps = plan.spec, total_steps(plan.spec, len(plan.rows))
-    steps_per_epoch = math.ceil(len(plan.rows) / spec.effective_batch_size)
+    spec, steps = plan.spec, plan.spec.total_steps(len(plan.rows))
+    steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
@@ -173,12 +169,16 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     for note in unused_settings(spec):
         hooks.on_note(note)
     network.train()
+    source = make_source(base, network, spec)
+    if not state.token_budget:
+        # Once a run: micro-batches cut otherwise after a resume would draw other dropout masks.
+        state.token_budget = plan_token_budget(base, spec, plan.rows, is_packed=isinstance(source, PackedSource))
     runner = StepRunner(
-        make_source(base, network, spec),
+        source,
         optimiser,
         groups,
         lambda step: step_rows(plan.rows, step, batch_size=spec.effective_batch_size, seed=plan.seed),
-        token_budget=_token_budget(base),
+        token_budget=state.token_budget,
         max_grad_norm=spec.max_grad_norm,
         device=base.device,
         ranks=ranks,
@@ -207,6 +207,9 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             group["lr"] = rate * factor
         outcome = runner.run(state.step)
         loss, grad_norm = outcome.loss, outcome.grad_norm
+        if runner.token_budget != state.token_budget:
+            state.token_budget = runner.token_budget
+            hooks.on_note(f"The device ran out of memory: going on with micro-batches of {runner.token_budget} tokens.")
         state.step += 1
         state.trained_tokens += outcome.label_count
         state.seconds = earlier_seconds + time.monotonic() - started - evaluation.seconds
@@ -263,7 +266,3 @@ def _evaluate(evaluation: EpochEvaluation, state: TrainState, hooks: TrainHooks,
         state.evaluations[-1] = ranks.decide(state.evaluations[-1])
         hooks.on_evaluation(state)
     return heard
-
-
-def _token_budget(base: LoadedModel) -> int:
-    return 4096 if base.device.type == "cpu" else 1 << 20

@@ -83,16 +83,6 @@ def test_a_leak_is_reported_with_both_rows(shared_api: Api) -> None:
 
 
 def test_token_lengths_are_reported_for_a_base_model_in_the_store(shared_api: Api) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    from app.ml.tokens import write_special_ids
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: place for place, char in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    folder = shared_api.settings.models_dir / BASE
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_special_ids(folder, bos_id=256, eos_id=257, pad_id=258)
     lengths = uploaded(shared_api, b"question,answer\nab,c_1\n", "a.csv", base_model=BASE)["report"]["token_lengths"]
     assert (lengths["base_model"], lengths["rows"], lengths["max"], lengths["truncated"]) == (BASE, 1, 8, 0)
     response = upload(shared_api, b"question,answer\nab,c_1\n", "a.csv", base_model="nothing")

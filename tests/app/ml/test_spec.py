@@ -214,3 +214,14 @@ def test_a_resolved_spec_has_the_types_of_its_fields(spec: FinetuneSpec) -> None
         for name in RANGED
         if getattr(read, name) is not None
     )
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(1, 1), (16, 1), (17, 2), (33, 3)])
+def test_an_epoch_has_a_step_for_each_batch_begun(rows: int, steps: int) -> None:
+    assert FinetuneSpec(per_device_train_batch_size=4, gradient_accumulation_steps=4).steps_per_epoch(rows) == steps
+
+
+@pytest.mark.parametrize(("epochs", "rows", "steps"), [(3.0, 17, 6), (0.5, 64, 2), (0.01, 1, 1), (2.5, 33, 8)])
+def test_a_run_has_a_step_for_each_part_of_an_epoch_begun(epochs: float, rows: int, steps: int) -> None:
+    spec = FinetuneSpec(num_train_epochs=epochs, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    assert spec.total_steps(rows) == steps

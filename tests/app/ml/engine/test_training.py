@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.durable import verify_folder
 from app.ml.engine.decoding import decode_constrained
-from app.ml.engine.training import TrainPlan, TrainResult, Wish, learning_rate_factor, total_steps, train
+from app.ml.engine.training import TrainPlan, TrainResult, Wish, learning_rate_factor, train
 from app.ml.errors import InvalidSpec, NonFiniteLoss
 from app.ml.model_store import BaseModelFolder
 from app.ml.spec import FinetuneSpec, Scheduler
@@ -218,7 +218,7 @@ def test_with_lora_plus_b_takes_the_larger_first_step(sharp_folder: BaseModelFol
 )
 def test_a_run_has_as_many_steps_as_counted_by_hand(epochs: float, rows: int, steps: int) -> None:
     spec = FinetuneSpec(num_train_epochs=epochs, per_device_train_batch_size=4, gradient_accumulation_steps=4)
-    assert total_steps(spec, rows) == steps
+    assert spec.total_steps(rows) == steps
 
 
 def factors(schedule: Scheduler, warmup: float, steps: int) -> list[float]:
