@@ -106,6 +106,8 @@ def test_a_job_whose_answers_leave_no_room_fails_with_the_fields_name(engine: En
         stop_grace_s=10,
         keep_checkpoints=1,
         threads=1,
+        devices_per_job=1,
+        memory_limit_gib=None,
         stopping=threading.Event(),
     )
 

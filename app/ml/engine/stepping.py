@@ -17,7 +17,7 @@ from app.ml.engine.loading import LoadedModel
 from app.ml.engine.loss import summed_loss
 from app.ml.engine.packed.captured import CapturedPacks
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
-from app.ml.engine.packed.packs import HostPack, pack_rows, plan_packs, token_count
+from app.ml.engine.packed.packs import HostPack, PackShape, pack_rows, plan_packs, recurring_shape, shape_of, token_count
 from app.ml.engine.ranks import ALONE, Ranks
 from app.ml.errors import NonFiniteLoss, OutOfDeviceMemory, ZeroGradient
 from app.ml.spec import FinetuneSpec
@@ -63,11 +63,14 @@ class PackedSource:
         """Captures at first use."""
         self._network, self._device = network, device
         self._captured = CapturedPacks(network, device) if graphs_run(device) else None
+        self._shapes: set[PackShape] = set()
         self._is_warm = False
 
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[HostPack]:
         """Lays the rows end to end."""
-        return [pack_rows(rows, is_rounded=self._captured is not None) for rows in packs]
+        if self._captured is None:
+            return [pack_rows(rows) for rows in packs]
+        return [pack_rows(rows, self._recurring(rows)) for rows in packs]
 
     def refresh(self) -> None:
         """Derives the adapter's factors."""
@@ -90,11 +93,17 @@ class PackedSource:
         if self._captured is not None:
             self._captured.clear()
 
+    def _recurring(self, rows: Sequence[TokenRow]) -> PackShape:
+        shape = recurring_shape(shape_of(rows), self._shapes)
+        self._shapes.add(shape)
+        return shape
+
     def _warm_up(self) -> None:
         # Libraries load kernels at their first call, which no graph may contain; a few tokens call them all.
         if not self._is_warm:
             self._network.refresh()
-            few = pack_rows([TokenRow((0,) * 8, (0,) * 4)] * 8, is_rounded=True)
+            rows = [TokenRow((0,) * 8, (0,) * 4)] * 8
+            few = pack_rows(rows, recurring_shape(shape_of(rows), ()))
             with torch.no_grad():
                 self._network.summed_loss(few.on(self._device))
             torch.autograd.backward(self._network.summed_loss(few.on(self._device)) * 0.0)

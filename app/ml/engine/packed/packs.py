@@ -1,6 +1,6 @@
 """Packs: the rows of a micro-batch laid end to end, without padding."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,9 @@ from app.ml.engine.batching import IGNORED, TokenRow
 from app.ml.engine.device import pinned, to_device
 
 # A captured graph runs one shape. Shapes rounded up to these recur, at the cost of a few idle tokens.
-_ROUND_TOKENS, _ROUND_WIDTH, _ROUND_ROWS, _ROUND_TRAINED = 128, 16, 8, 64
+_ROUND_TOKENS, _ROUND_WIDTH, _ROUND_ROWS, _ROUND_TRAINED = 128, 16, 8, 128
+# A shape that was met before is taken again if it costs at most so much more: a new graph costs as much as several steps.
+_TAKEN_AGAIN = 1.06
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,18 @@ class PackShape:
     """B"""
     width: int
     """T: tokens of attention's padded rows"""
+
+    def holds(self, other: "PackShape") -> bool:
+        """Says whether rows of the other shape can stand in this one."""
+        idle = self.tokens - other.tokens
+        # Idle tokens stand in rows of their own, behind the real ones.
+        fits = self.rows * self.width >= other.rows * self.width + idle
+        return fits and idle >= 0 and self.trained >= other.trained and self.width >= other.width
+
+    @property
+    def cost(self) -> float:
+        """Returns about how much work the shape is, in tokens: attention's padding and a trained token's head count too."""
+        return self.tokens + 0.1 * self.rows * self.width + 0.3 * self.trained
 
 
 @dataclass(frozen=True)
@@ -62,13 +76,31 @@ def token_count(row: TokenRow) -> int:
     return len(row.prompt) + len(row.answer) - 1
 
 
-def pack_rows(rows: Sequence[TokenRow], *, is_rounded: bool = False) -> HostPack:
-    """Lays rows end to end; `is_rounded` fills up to a shape that recurs, with tokens that train nothing."""
-    width = max(map(token_count, rows))
-    height = len(rows)
-    if is_rounded:
-        width = _rounded(width, _ROUND_WIDTH)
-        height = _rounded(height, _ROUND_ROWS)
+def shape_of(rows: Sequence[TokenRow]) -> PackShape:
+    """Returns the shape of rows laid end to end, without idle tokens."""
+    lengths = list(map(token_count, rows))
+    return PackShape(sum(lengths), sum(len(row.answer) for row in rows), len(rows), max(lengths))
+
+
+def recurring_shape(exact: PackShape, known: Iterable[PackShape]) -> PackShape:
+    """Returns a known shape that holds the rows at little more cost, else theirs rounded up."""
+    width = _rounded(exact.width, _ROUND_WIDTH)
+    rounded = PackShape(
+        _rounded(exact.tokens, _ROUND_TOKENS),
+        _rounded(exact.trained, _ROUND_TRAINED),
+        _rounded(exact.rows, _ROUND_ROWS) - (-_ROUND_TOKENS // width),
+        width,
+    )
+    holding = [shape for shape in known if shape.holds(exact)]
+    nearest = min(holding, key=lambda shape: shape.cost, default=rounded)
+    return nearest if nearest.cost <= rounded.cost * _TAKEN_AGAIN else rounded
+
+
+def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostPack:
+    """Lays rows end to end; in a larger `shape` the rest is filled with tokens that train nothing."""
+    exact = shape_of(rows)
+    shape = shape or exact
+    width = shape.width
     ids: list[int] = []
     positions: list[int] = []
     places: list[int] = []
@@ -82,19 +114,14 @@ def pack_rows(rows: Sequence[TokenRow], *, is_rounded: bool = False) -> HostPack
         places += range(index * width, index * width + length)
         trained += range(start + len(row.prompt) - 1, start + length)
         labels += row.answer
-    label_count = len(labels)
-    if is_rounded:
-        idle = _rounded(len(ids), _ROUND_TOKENS) - len(ids)
-        ids += [0] * idle
-        positions += [0] * idle
-        # Idle tokens stand in rows of their own, behind the real ones.
-        places += range(height * width, height * width + idle)
-        height += -(-_ROUND_TOKENS // width)
-        idle = _rounded(len(labels), _ROUND_TRAINED) - len(labels)
-        trained += [0] * idle
-        labels += [IGNORED] * idle
-    numbers = torch.tensor(ids + positions + places + trained + labels)
-    return HostPack(PackShape(len(ids), len(labels), height, width), pinned(numbers), label_count)
+    idle = shape.tokens - exact.tokens
+    ids += [0] * idle
+    positions += [0] * idle
+    places += range(len(rows) * width, len(rows) * width + idle)
+    idle = shape.trained - exact.trained
+    trained += [0] * idle
+    labels += [IGNORED] * idle
+    return HostPack(shape, pinned(torch.tensor(ids + positions + places + trained + labels)), exact.trained)
 
 
 def view_numbers(shape: PackShape, numbers: torch.Tensor) -> PackedRows:

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from app.ml.engine.batching import TokenRow, collate
 from app.ml.engine.loss import summed_loss
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
-from app.ml.engine.packed.packs import pack_rows, token_count
+from app.ml.engine.packed.packs import pack_rows, recurring_shape, shape_of, token_count
 from tests.app.ml.engine.packed.families import FAMILIES, adapt, make_network, make_rows
 
 CPU = torch.device("cpu")
@@ -33,9 +33,10 @@ def packed_of(network: Any, dropout: float = 0.0, *, is_checkpointing: bool = Fa
 
 
 def run_packed(packed: PackedNetwork, network: Any, rows: list[TokenRow], *, is_rounded: bool = False) -> Any:
-    loss = packed.summed_loss(pack_rows(rows, is_rounded=is_rounded).on(CPU))
+    shape = recurring_shape(shape_of(rows), ()) if is_rounded else None
+    loss = packed.summed_loss(pack_rows(rows, shape).on(CPU))
     torch.autograd.backward(loss)
-    return float(loss), gradients(network)
+    return loss.item(), gradients(network)
 
 
 def run_peft(network: Any, rows: list[TokenRow]) -> Any:

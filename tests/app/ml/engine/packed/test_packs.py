@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ml.engine.batching import TokenRow
-from app.ml.engine.packed.packs import pack_rows, plan_packs, token_count
+from app.ml.engine.packed.packs import pack_rows, plan_packs, recurring_shape, shape_of, token_count
 
 ROWS = st.lists(
     st.builds(
@@ -28,7 +28,7 @@ def test_every_row_is_in_one_pack_and_no_pack_of_several_rows_is_over_budget(row
 
 @given(ROWS, st.booleans())
 def test_a_pack_holds_every_token_once_and_knows_what_follows_it(rows: list[TokenRow], is_rounded: bool) -> None:
-    host = pack_rows(rows, is_rounded=is_rounded)
+    host = pack_rows(rows, recurring_shape(shape_of(rows), ()) if is_rounded else None)
     pack, shape = host.on(torch.device("cpu")), host.shape
     real = sum(map(token_count, rows))
     assert len(set(pack.places.tolist())) == shape.tokens, "two tokens in one place"
@@ -44,6 +44,27 @@ def test_a_pack_holds_every_token_once_and_knows_what_follows_it(rows: list[Toke
 
 
 @given(ROWS)
-def test_shapes_recur_when_rounded(rows: list[TokenRow]) -> None:
-    shape = pack_rows(rows, is_rounded=True).shape
-    assert (shape.tokens % 128, shape.trained % 64, shape.width % 16) == (0, 0, 0)
+def test_a_new_shape_is_rounded_up(rows: list[TokenRow]) -> None:
+    shape = recurring_shape(shape_of(rows), ())
+    assert shape.holds(shape_of(rows))
+    assert (shape.tokens % 128, shape.trained % 128, shape.width % 16) == (0, 0, 0)
+
+
+@given(ROWS, st.lists(ROWS, max_size=6))
+def test_a_known_shape_is_taken_again_only_where_it_holds_the_rows_at_little_cost(
+    rows: list[TokenRow], others: list[list[TokenRow]]
+) -> None:
+    exact = shape_of(rows)
+    known = [recurring_shape(shape_of(other), ()) for other in others]
+    shape, fresh = recurring_shape(exact, known), recurring_shape(exact, ())
+    assert shape.holds(exact)
+    assert shape.cost <= fresh.cost * 1.06
+    pack = pack_rows(rows, shape).on(torch.device("cpu"))
+    assert len(set(pack.places.tolist())) == shape.tokens
+    assert max(pack.places.tolist()) < shape.rows * shape.width
+
+
+def test_a_shape_that_was_met_is_met_again() -> None:
+    rows = [TokenRow((1,) * 20, (2,) * 8)] * 64
+    first = recurring_shape(shape_of(rows), ())
+    assert recurring_shape(shape_of([*rows[:63], TokenRow((1,) * 21, (2,) * 7)]), [first]) == first
