@@ -1,6 +1,7 @@
-"""The training loop, in plain sight: through transformers and peft, simple and right.
+"""The training loop, in plain sight: steps, learning rate, evaluation, checkpoints, wishes.
 
-The fast engine fills the same interface: `train(base, plan, hooks) -> TrainResult`.
+What a step computes stands in `stepping`: packed tokens where `packed` knows the network, else padded batches through
+transformers and peft.
 """
 
 import math
