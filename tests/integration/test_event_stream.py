@@ -29,7 +29,7 @@ def _read(product: Product, job_id: str, *, last_event_id: str | None, until: in
 
 
 def test_a_stream_goes_on_without_gaps_after_the_api_was_restarted(product: Product) -> None:
-    job_id = product.start_job(product.upload(), "streamed", n_epochs=150)
+    job_id = product.start_job(product.upload(), "streamed", n_epochs=800, save_steps=100)
     first, done = _read(product, job_id, last_event_id=None, until=3)
     assert not done
     api = product.stack.processes["api"]

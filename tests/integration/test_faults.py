@@ -17,8 +17,8 @@ from tests.integration.conftest import Product
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
-# About 30 ms a step: long enough to be hit in the middle, short enough to wait for.
-LONG = {"n_epochs": 150, "save_steps": 20}
+# 1,600 steps of some 10 ms: long enough to be hit in the middle, short enough to wait for.
+LONG = {"n_epochs": 800, "save_steps": 100}
 
 
 def _row(product: Product, job_id: str) -> Job:
@@ -65,7 +65,7 @@ def test_a_killed_worker_takes_its_training_process_along_and_the_job_resumes_el
 
 
 def test_a_stopped_worker_checkpoints_and_hands_its_job_over(product: Product) -> None:
-    job_id = product.start_job(product.upload(), "handed-over", n_epochs=150)
+    job_id = product.start_job(product.upload(), "handed-over", n_epochs=800, save_steps=100)
     step = product.wait_step(job_id, 2)["progress"]["step"]
     worker = product.stack.processes["worker"]
     worker.stop(timeout_s=60)
@@ -128,7 +128,7 @@ def test_a_cancelled_job_is_gone_with_its_process_and_leaves_no_adapter(product:
 
 
 def test_a_paused_job_stops_and_resumes_where_it_was(product: Product) -> None:
-    job_id = product.start_job(product.upload(), "paused", n_epochs=150, save_steps=1000)
+    job_id = product.start_job(product.upload(), "paused", n_epochs=800, save_steps=100_000)
     product.wait_step(job_id, 2)
     product.client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
     product.wait_status(job_id, "paused")
@@ -173,7 +173,7 @@ def test_a_job_paused_again_and_again_between_evaluations_ends_like_one_that_was
     training, held_out = product.upload(), product.upload(12, purpose="evals")
 
     def start(suffix: str) -> str:
-        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 1e-3, "n_epochs": 40}
+        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 1e-3, "n_epochs": 200}
         body = {"model": TINY, "training_file": training, "validation_file": held_out, "suffix": suffix, "seed": 5}
         method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
         return str(product.client.post("/v1/fine_tuning/jobs", {**body, "method": method})["id"])
@@ -181,7 +181,7 @@ def test_a_job_paused_again_and_again_between_evaluations_ends_like_one_that_was
     calm = start("calm-scored")
     product.wait_status(calm, "succeeded", "failed")
     job_id = start("paused-scored")
-    for step in (2, 30):
+    for step in (2, 100):
         product.wait_step(job_id, step)
         product.client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
         product.wait_status(job_id, "paused")
