@@ -1,5 +1,7 @@
 """What is trained: networks by shape or with real weights, and rows whose lengths are a real dataset's."""
 
+import itertools
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,14 @@ from typing import Any
 import torch
 from transformers import GemmaConfig, GemmaForCausalLM
 
+from app.ml.codes import SEPARATOR, answer_tokens
 from app.ml.engine.batching import TokenRow
 from app.ml.engine.device import choose_dtype
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.model_store import BaseModelFolder
-from app.ml.tokens import FileTokenizer
+from app.ml.prompting import PromptRenderer
+from app.ml.spec import Precision
+from app.ml.tokens import FileTokenizer, load_tokenizer
 
 # How many of the 5,000 rows of telecom_train_5000 have so many tokens under Gemma's tokenizer: prompt with its BOS
 # (mean 26.7), answer with its end (mean 8.3).
@@ -27,6 +32,7 @@ _ANSWER_LENGTHS = {
     53: 2, 56: 1, 59: 1,
 }  # fmt: skip
 
+_SAMPLE = Path(__file__).parents[2] / "samples" / "telecom_demo.json"
 MODELS = ("gemma-2b-shapes", "gemma-3-270m", "tiny")
 GEMMA_2B = {
     "hidden_size": 2048,
@@ -65,13 +71,14 @@ class Workload:
     device: torch.device
     store: Path
     """Folder of the model store, for real weights."""
+    precision: Precision = "auto"
 
     @property
     def dtype(self) -> torch.dtype:
         """Returns the arithmetic that the product would choose here."""
         if self.model == "tiny":
             return torch.float32
-        return choose_dtype(self.device, "auto")
+        return choose_dtype(self.device, self.precision)
 
     def build(self, dtype: torch.dtype) -> LoadedModel:
         """Returns a fresh frozen network; random weights are made on the device."""
@@ -89,6 +96,21 @@ class Workload:
         tokenizer: Any = ShapesTokenizer()
         tokens: FileTokenizer = tokenizer
         return LoadedModel(self.model, "", network, tokens, self.device, dtype)
+
+    def text_rows(self, count: int) -> list[TokenRow]:
+        """Returns rows of the sample's real questions, again and again; where the weights are random, random ids."""
+        if self.model != "gemma-3-270m":
+            return self.rows(count, seed=3)
+        tokenizer, renderer = load_tokenizer(self.store / self.model), PromptRenderer("plain")
+        separator = tokenizer.encode(SEPARATOR)
+
+        def row(example: dict[str, str]) -> TokenRow:
+            codes = [tokenizer.encode(code) for code in example["output"].split(SEPARATOR)]
+            answer = answer_tokens(codes, separator, tokenizer.eos_id)
+            return TokenRow(tuple(renderer.encode(example["instruction"], tokenizer)), tuple(answer))
+
+        rows = [row(example) for example in json.loads(_SAMPLE.read_text())]
+        return list(itertools.islice(itertools.cycle(rows), count))
 
     def rows(self, count: int, *, seed: int = 0) -> list[TokenRow]:
         """Returns rows of random ids with telecom_train_5000's lengths."""
