@@ -86,7 +86,7 @@ def test_a_file_reads_back_as_it_was_returned(api: Api) -> None:
 
 
 def test_files_are_listed_newest_first_page_by_page(api: Api) -> None:
-    file_ids = [insert_file(api.engine) for _ in range(5)]
+    file_ids = [insert_file(api.engine, created_at=float(second)) for second in range(5)]
     pages, after = [], None
     while True:
         query = {"limit": 2} | ({"after": after} if after else {})
