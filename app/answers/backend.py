@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.errors import Unavailable
+from app.ml.codes import AnswerMode
 
 
 class AnswererUnavailable(Unavailable):
@@ -26,6 +27,11 @@ class AnswerRequest:
     base_model: str
     adapter_checksum: str | None
     alternatives: int
+    mode: AnswerMode = "closed"
+    precision: float | None = None
+    """Wanted share of right answers among those that are not handed over, 0..1; None: no wish."""
+    deadline_s: float | None = None
+    """Seconds from now after which nobody waits for the answer; None: the backend's own limit."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,20 @@ class AnswerResult:
     alternatives: tuple[Candidate, ...]
     prompt_tokens: int
     completion_tokens: int
+    passes: int = 0
+    """Forward passes that the answer took; 0 where the backend cannot say."""
+    calibrated: bool = False
+    """Whether confidences were calibrated on at least 100 held-out rows."""
+    out_of_scope: bool = False
+    """The question is unlike anything that the adapter was trained on."""
+    precision_threshold: float | None = None
+    """The confidence from which the wanted precision is promised; None: it cannot be, or none was wanted."""
 
 
 class AnswerBackend(Protocol):
     """Answers questions; called from the event loop, many at once.
 
-    With an adapter every code is of its vocabulary. After an error the next call may succeed.
+    With an adapter in mode `closed` every code is of its vocabulary. After an error the next call may succeed.
     """
 
     async def answer(self, request: AnswerRequest) -> list[AnswerResult]:

@@ -8,6 +8,11 @@ the joined text might merge across `|`.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+AnswerMode = Literal["closed", "open_values", "free"]
+"""`closed`: codes of the vocabulary alone. `open_values`: also plain values made of the vocabulary's values' tokens.
+`free`: whatever the model writes. What is not in the vocabulary is marked."""
 
 SEPARATOR = "|"
 VALUE_CATEGORY = "value"
