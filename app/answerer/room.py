@@ -13,6 +13,7 @@ from app.answers.backend import AnswererUnavailable, Overloaded
 from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.errors import AppError
+from app.ml.codes import AnswerMode
 from app.ml.engine.answering import AnswerEngine, EngineAnswer
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
 from app.ml.engine.loading import load_base_model
@@ -60,7 +61,15 @@ class EngineRoom:
         self._thread.submit(self._load)
 
     async def answer(
-        self, questions: Sequence[str], *, base_model: str, checksum: str | None, alternatives: int
+        self,
+        questions: Sequence[str],
+        *,
+        base_model: str,
+        checksum: str | None,
+        alternatives: int,
+        mode: AnswerMode = "closed",
+        precision: float | None = None,
+        deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
         """Answers questions after those that came before.
 
@@ -82,7 +91,7 @@ class EngineRoom:
         self._pending += len(questions)
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._answer, tuple(questions), checksum, alternatives
+                self._thread, self._answer, tuple(questions), checksum, alternatives, mode, precision
             )
         finally:
             self._pending -= len(questions)
@@ -106,7 +115,9 @@ class EngineRoom:
             self._failure = f"Base model {self._base_model!r} could not be loaded: {type(error).__name__}. The log says why."
             _log.exception("base_model_failed", base_model=self._base_model)
 
-    def _answer(self, questions: Sequence[str], checksum: str | None, alternatives: int) -> list[EngineAnswer]:
+    def _answer(
+        self, questions: Sequence[str], checksum: str | None, alternatives: int, mode: AnswerMode, precision: float | None
+    ) -> list[EngineAnswer]:
         engine = self._engine
         assert engine is not None
         if checksum is not None and not engine.holds(checksum):
@@ -121,4 +132,4 @@ class EngineRoom:
                     ) from error
                 engine.load(checksum, folder)
             _log.info("adapter_loaded", checksum=checksum)
-        return engine.answer(questions, checksum=checksum, alternatives=alternatives)
+        return engine.answer(questions, checksum=checksum, alternatives=alternatives, mode=mode, precision=precision)

@@ -12,7 +12,7 @@ from typing import Any
 
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
-from app.ml.codes import AnswerGrammar, parse_answer
+from app.ml.codes import AnswerGrammar, AnswerMode, parse_answer
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
@@ -34,6 +34,11 @@ class EngineAnswer:
     prompt_tokens: int
     completion_tokens: int
     in_vocabulary: tuple[bool, ...]
+    passes: int = 0
+    """Forward passes that the best answer took."""
+    calibrated: bool = False
+    out_of_scope: bool = False
+    precision_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,15 @@ class AnswerEngine:
         self._network = load_adapter(self._network, folder, checksum)
         self._slots[checksum] = slot
 
-    def answer(self, questions: Sequence[str], *, checksum: str | None, alternatives: int = 0) -> list[EngineAnswer]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        *,
+        checksum: str | None,
+        alternatives: int = 0,
+        mode: AnswerMode = "closed",
+        precision: float | None = None,
+    ) -> list[EngineAnswer]:
         """Answers questions with one adapter that `holds`, or with the base model for `checksum` None.
 
         `alternatives` is also the beam's width less one.
