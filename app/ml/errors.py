@@ -21,6 +21,18 @@ class PromptTooLong(InvalidInput):
     code = "question_too_long"
 
 
+class AnswerTooLong(InvalidInput):
+    """An answer grows longer than the engine has room for."""
+
+    code = "answer_too_long"
+
+
+class DeadlinePassed(Unavailable):
+    """Nobody waits for an answer any more."""
+
+    code = "deadline_passed"
+
+
 class BaseModelMissing(NotFound):
     """The base model is on the operator's list, but its weights are not in the store."""
 
