@@ -4,7 +4,7 @@ Greedy decoding with a key-value cache, a batch of questions at a time; alternat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ class DecodedAnswer:
     """Product over a code's tokens of p(token | allowed tokens), its end included; uncalibrated."""
     confidence: float
     """Product of the code confidences: the probability of the whole answer among all valid ones, step by step."""
+    tokens: int = 0
+    """Tokens of the answer, its end included."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,23 @@ class _Path:
     log_probability: float = 0.0
     code_log_probabilities: tuple[float, ...] = ()
     open_log_probability: float = 0.0
+    tokens: int = 0
 
 
 @torch.inference_mode()
 def decode_constrained(
-    network: Any, prompts: Sequence[Sequence[int]], grammar: AnswerGrammar, *, pad_id: int, device: torch.device, width: int = 1
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    grammar: AnswerGrammar,
+    *,
+    pad_id: int,
+    device: torch.device,
+    width: int = 1,
+    decode: Callable[[Sequence[int]], str] | None = None,
 ) -> list[list[DecodedAnswer]]:
     """Returns for each prompt its best complete answers, best first: one for `width` 1 (greedy), else up to `width`.
 
-    A beam of width W keeps the W most probable partial answers of each question, so an alternative is the best that such
+    `decode` gives the text of open values, where the grammar has them. A beam of width W keeps the W most probable partial answers of each question, so an alternative is the best that such
     a beam finds, not a proven best of all.
     """
     sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
@@ -68,7 +78,9 @@ def decode_constrained(
                     paths.append(path)
         if paths:
             sequence.extend(parents, tokens)
-    return [[_as_answer(grammar, path) for path in sorted(done, key=lambda path: -path.log_probability)] for done in finished]
+    return [
+        [_as_answer(grammar, path, decode) for path in sorted(done, key=lambda path: -path.log_probability)] for done in finished
+    ]
 
 
 @torch.inference_mode()
@@ -157,12 +169,13 @@ def _advance(grammar: AnswerGrammar, path: _Path, token: int, score: float) -> _
     closed = path.code_log_probabilities
     if len(state.codes) > len(path.state.codes):
         closed, open_log_probability = (*closed, open_log_probability), 0.0
-    return _Path(path.question, state, path.log_probability + score, closed, open_log_probability)
+    return _Path(path.question, state, path.log_probability + score, closed, open_log_probability, path.tokens + 1)
 
 
-def _as_answer(grammar: AnswerGrammar, path: _Path) -> DecodedAnswer:
+def _as_answer(grammar: AnswerGrammar, path: _Path, decode: Callable[[Sequence[int]], str] | None) -> DecodedAnswer:
     return DecodedAnswer(
-        codes=grammar.codes_of(path.state),
+        tokens=path.tokens,
+        codes=grammar.codes_of(path.state, decode),
         code_confidences=tuple(math.exp(value) for value in path.code_log_probabilities),
         confidence=math.exp(path.log_probability),
     )

@@ -166,11 +166,12 @@ class HostCopy:
 
     def __init__(self, tensor: torch.Tensor) -> None:
         """Starts the copy behind what the device is doing."""
-        self._host, self._event = tensor, None
+        self._host = tensor
+        self._event: torch.cuda.Event | None = None
         if tensor.device.type == "cuda":
             self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def wait(self) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from app.ml.codes import AnswerGrammar
-from app.ml.engine.answering import MAX_PROMPT_TOKENS
+from app.ml.engine.asks import MAX_PROMPT_TOKENS
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state

@@ -2,13 +2,13 @@
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import AnswerGrammar, AnswerMode
-from app.ml.engine.drafted.drafting import Candidate, Frequencies
+from app.ml.engine.drafted.drafting import Likely, TrainingAnswers
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape, read_adapter
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
@@ -25,7 +25,7 @@ class Vocabulary:
     """An adapter's grammar in one mode, and what drafts need of it."""
 
     grammar: AnswerGrammar
-    frequencies: Frequencies
+    training: TrainingAnswers
     edge_offset: int
 
 
@@ -49,17 +49,22 @@ class LoadedAdapter:
         """What logits are multiplied by before they become confidences."""
         return 1.0
 
-    def candidates(self, question: str) -> list[Candidate]:
-        """Returns likely answers to a question as tokens with weights that sum to 1; none without an index."""
+    def likely(self, question: str) -> Likely:
+        """Returns what the nearest training questions were answered with; nothing without an index."""
         if self.index is None:
-            return []
-        bare = self.card.wrapper.strip(question)
-        near = self.index.nearest(bare, _NEIGHBOURS)
+            return Likely((), ())
+        near = self.index.nearest(self.card.wrapper.strip(question), _NEIGHBOURS)
         weights = [max(0.0, similarity) ** _NEARNESS_POWER for _, similarity in near]
         total = sum(weights)
         if not total:
-            return []
-        return [(self._tokens_of(answer), weight / total) for (answer, _), weight in zip(near, weights, strict=True)]
+            return Likely((), ())
+        tokens_of_code = self.vocabularies["closed"].grammar.tokens_of_code
+        answers, by_code = [], dict[int, float]()
+        for (answer, _), weight in zip(near, weights, strict=True):
+            answers.append((self._tokens_of(answer), weight / total))
+            for code in self.index.answers[answer]:
+                by_code[code] = by_code.get(code, 0.0) + weight / total
+        return Likely(answers, [(tokens_of_code[code], weight) for code, weight in by_code.items()])
 
     def _tokens_of(self, answer: int) -> tuple[int, ...]:
         found = self._answer_tokens.get(answer)
@@ -158,18 +163,13 @@ class AdapterShelf:
         if head_moved or edges_moved or most > self.most_edges:
             self.most_edges = max(self.most_edges, most)
             self.on_moved()
-        return Vocabulary(grammar, Frequencies(grammar, _code_counts(index, len(grammar.vocabulary.codes))), offset)
+        return Vocabulary(
+            grammar,
+            TrainingAnswers(grammar, [] if index is None else zip(index.answers, index.frequencies.tolist(), strict=True)),
+            offset,
+        )
 
     def _drop(self, adapter: LoadedAdapter) -> None:
         for vocabulary in adapter.vocabularies.values():
             self.edges.remove(vocabulary.grammar, vocabulary.edge_offset)
         del self.loaded[adapter.checksum]
-
-
-def _code_counts(index: QuestionIndex | None, codes: int) -> Sequence[float]:
-    counts = [0.0] * codes
-    if index is not None:
-        for answer, frequency in zip(index.answers, index.frequencies.tolist(), strict=True):
-            for code in answer:
-                counts[code] += frequency
-    return counts

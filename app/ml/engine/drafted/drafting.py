@@ -1,18 +1,27 @@
-"""Which continuations of an answer are worth a place in the next pass: the most probable ones by what training answers say."""
+"""Which continuations of an answer are worth a place in the next pass: the most probable ones by what training answers say.
+
+Four sources speak, each with its weight: whole answers of the nearest training questions, as long as they begin with what is
+written; codes that follow the code before in training answers; the codes of the nearest questions in whatever order; and how
+often each code occurs at all.
+"""
 
 import heapq
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from app.ml.codes import AnswerGrammar, EdgeKind
 from app.ml.engine.drafted.nodes import Node, child_of, next_of
 
 Candidate = tuple[tuple[int, ...], float]
-"""The tokens of a likely answer with its end, and its weight."""
+"""Tokens, and their weight: of a likely answer with its end, or of a likely code."""
 
-# Weight of the codes' own frequencies beside that of the candidates, whose weights sum to at most 1.
-_FREQUENCY_WEIGHT = 0.3
+# Weights beside those of the nearest answers, which sum to 1. Chosen on a split of the telecom training rows.
+_FOLLOWING_WEIGHT = 0.25
+_NEAR_CODES_WEIGHT = 0.25
+_FREQUENCY_WEIGHT = 0.05
 _MOST_FREQUENT = 12
+_MOST_FOLLOWING = 12
 
 
 @dataclass(frozen=True)
@@ -25,18 +34,34 @@ class DraftLimits:
     """What is less likely is not worth its place."""
 
 
-class Frequencies:
-    """How often training answers hold the codes of each range of ranks."""
+class TrainingAnswers:
+    """How often training answers hold each code, and which code follows which."""
 
-    def __init__(self, grammar: AnswerGrammar, counts: Sequence[float]) -> None:
-        """`counts`: one for each code of the vocabulary."""
+    def __init__(self, grammar: AnswerGrammar, answers: Iterable[tuple[Sequence[int], int]]) -> None:
+        """`answers`: codes by their place in the vocabulary, and how often."""
         self._grammar = grammar
-        total = 0.0
+        counts = [0.1] * len(grammar.tokens_of_code)
+        following: dict[int, Counter[int]] = {}
+        for codes, count in answers:
+            for place, code in enumerate(codes):
+                counts[code] += count
+                if place:
+                    following.setdefault(codes[place - 1], Counter())[code] += count
         self._below = [0.0]
         for code in grammar.code_of_rank:
-            total += counts[code] + 0.1
-            self._below.append(total)
+            self._below.append(self._below[-1] + counts[code])
         self._frequent: dict[int, list[tuple[int, float]]] = {}
+        self._following = {
+            code: (
+                [(grammar.tokens_of_code[other], times / after.total()) for other, times in after.most_common(_MOST_FOLLOWING)],
+                after.total() / counts[code],
+            )
+            for code, after in following.items()
+        }
+
+    def following(self, code: int) -> tuple[list[Candidate], float]:
+        """Returns the codes that follow a code, with shares, and the share of answers that go on behind it."""
+        return self._following.get(code, ([], 0.0))
 
     def frequent_edges(self, node: int) -> list[tuple[int, float]]:
         """Returns a trie node's most frequent growing edges with their shares, most frequent first."""
@@ -44,7 +69,7 @@ class Frequencies:
         if found is None:
             grammar = self._grammar
             masses: list[tuple[float, int]] = []
-            whole = 0.0
+            whole = 1e-9
             for edge in range(grammar.edge_start[node], grammar.edge_start[node + 1]):
                 mass = self._below[grammar.edge_high[edge]] - self._below[grammar.edge_low[edge]]
                 if grammar.edge_kind[edge] is EdgeKind.GROW:
@@ -58,61 +83,138 @@ class Frequencies:
         return found
 
 
+@dataclass(frozen=True)
+class Likely:
+    """What is likely for one question."""
+
+    answers: Sequence[Candidate]
+    codes: Sequence[Candidate]
+    """The codes of those answers, each with the weight of all that hold it."""
+
+
+@dataclass
+class _Branch:
+    """A node to be drafted, and who speaks for it."""
+
+    parent: Node
+    edge: int
+    answers: list[Candidate]
+    place: int
+    """How many tokens of `answers` are written once the node is."""
+    codes: list[Candidate]
+    code_place: int
+    """The same of `codes`."""
+
+
+class _Draft:
+    """The most probable nodes below one node, grown best first."""
+
+    def __init__(self, grammar: AnswerGrammar, training: TrainingAnswers, likely: Likely, limits: DraftLimits) -> None:
+        self._grammar, self._training, self._likely, self._limits = grammar, training, likely, limits
+        self._heap: list[tuple[float, int, _Branch]] = []
+        self._serial = 0
+        self.added: list[Node] = []
+
+    def grow(self) -> None:
+        """Adds nodes until there are enough or none is likely."""
+        grammar, most = self._grammar, self._limits.tokens
+        while self._heap and len(self.added) < most:
+            chance, _, branch = heapq.heappop(self._heap)
+            node: Node | None = child_of(branch.parent, branch.edge, grammar)
+            last, place, code_place, codes = branch.parent, branch.place, branch.code_place, branch.codes
+            has_ended_code = grammar.edge_kind[branch.edge] is not EdgeKind.GROW
+            while node is not None and not node.state.ended and len(self.added) < most:
+                self.added.append(node)
+                last, before = node, node
+                node = next_of(node, grammar)
+                if node is not None:
+                    place, code_place = place + 1, code_place + 1
+                    has_ended_code |= len(node.state.codes) > len(before.state.codes)
+            if last.needs_scores and last is not branch.parent:
+                alive = [one for one in branch.answers if len(one[0]) > place]
+                if has_ended_code:
+                    codes, code_place = self.codes_behind(last), 0
+                self.expand(last, -chance, alive, place, codes, code_place)
+
+    def codes_behind(self, node: Node) -> list[Candidate]:
+        """Returns the codes that may begin at a node where no token of a code is written, with weights."""
+        codes = [(tokens, weight * _NEAR_CODES_WEIGHT) for tokens, weight in self._likely.codes]
+        if node.state.codes and node.state.codes[-1] >= 0:
+            following, _ = self._training.following(node.state.codes[-1])
+            codes += [(tokens, share * _FOLLOWING_WEIGHT) for tokens, share in following]
+        return codes
+
+    def expand(
+        self, node: Node, chance: float, answers: list[Candidate], place: int, codes: list[Candidate], code_place: int
+    ) -> None:
+        """Puts a node's likely children into the heap."""
+        grammar, least = self._grammar, self._limits.least_probability
+        weights: dict[int, float] = {}
+        total = _FREQUENCY_WEIGHT
+        for tokens, weight in answers:
+            total += weight
+            weights[tokens[place]] = weights.get(tokens[place], 0.0) + weight
+        for tokens, weight in codes:
+            total += weight
+            if len(tokens) > code_place:
+                weights[tokens[code_place]] = weights.get(tokens[code_place], 0.0) + weight
+        code = grammar.code_at[node.state.node]
+        if code >= 0:
+            share = self._training.following(code)[1]
+            separator = grammar.separator[0]
+            weights[separator] = weights.get(separator, 0.0) + _FOLLOWING_WEIGHT * share
+            total += _FOLLOWING_WEIGHT
+        shares = dict(self._training.frequent_edges(node.state.node))
+        scale = chance / total
+        for token, weight in weights.items():
+            edge = grammar.find_edge(node.state, token)
+            if edge is None or grammar.edge_kind[edge] is EdgeKind.END:
+                continue
+            of_edge = scale * (weight + _FREQUENCY_WEIGHT * shares.pop(edge, 0.0))
+            if of_edge >= least:
+                self._push(
+                    of_edge,
+                    _Branch(
+                        node,
+                        edge,
+                        [one for one in answers if one[0][place] == token],
+                        place + 1,
+                        [one for one in codes if len(one[0]) > code_place and one[0][code_place] == token],
+                        code_place + 1,
+                    ),
+                )
+        for edge, share in shares.items():
+            of_edge = scale * _FREQUENCY_WEIGHT * share
+            if of_edge < least:
+                break
+            if grammar.find_edge(node.state, grammar.edge_token[edge]) is not None:
+                self._push(of_edge, _Branch(node, edge, [], place + 1, [], code_place + 1))
+
+    def _push(self, chance: float, branch: _Branch) -> None:
+        self._serial += 1
+        heapq.heappush(self._heap, (-chance, self._serial, branch))
+
+
 def draft_below(
     frontier: Node,
     grammar: AnswerGrammar,
-    candidates: Sequence[Candidate],
-    frequencies: Frequencies,
+    training: TrainingAnswers,
+    likely: Likely,
     limits: DraftLimits,
     written: Sequence[int],
 ) -> list[Node]:
     """Adds likely nodes below a node that is to be scored and returns them, parents before children.
 
-    `written`: the tokens from the root to the frontier; candidates that began otherwise say nothing.
+    `written`: the tokens from the answer's beginning to the frontier; answers that begin otherwise say nothing.
     """
-    done = len(written)
-    start = tuple(written)
-    alive = [one for one in candidates if len(one[0]) > done and one[0][:done] == start]
-    added: list[Node] = []
-    heap: list[tuple[float, int, Node, int, list[Candidate], int]] = []
-    serial = 0
-
-    def expand(node: Node, probability: float, here: list[Candidate], place: int) -> None:
-        nonlocal serial
-        by_token: dict[int, list[Candidate]] = {}
-        total = _FREQUENCY_WEIGHT
-        for one in here:
-            total += one[1]
-            by_token.setdefault(one[0][place], []).append(one)
-        shares = dict(frequencies.frequent_edges(node.state.node))
-        for token, through in by_token.items():
-            edge = grammar.find_edge(node.state, token)
-            if edge is None or grammar.edge_kind[edge] is EdgeKind.END:
-                continue
-            weight = sum(one[1] for one in through) + _FREQUENCY_WEIGHT * shares.pop(edge, 0.0)
-            chance = probability * weight / total
-            if chance >= limits.least_probability:
-                serial += 1
-                heapq.heappush(heap, (-chance, serial, node, edge, through, place + 1))
-        for edge, share in shares.items():
-            chance = probability * _FREQUENCY_WEIGHT * share / total
-            if chance < limits.least_probability:
-                break
-            if grammar.find_edge(node.state, grammar.edge_token[edge]) is not None:
-                serial += 1
-                heapq.heappush(heap, (-chance, serial, node, edge, [], place + 1))
-
-    expand(frontier, 1.0, alive, done)
-    while heap and len(added) < limits.tokens:
-        chance, _, parent, edge, through, place = heapq.heappop(heap)
-        node: Node | None = child_of(parent, edge, grammar)
-        last = parent
-        while node is not None and not node.state.ended and len(added) < limits.tokens:
-            added.append(node)
-            last = node
-            node = next_of(node, grammar)
-            if node is not None:
-                place += 1
-        if last is not parent and last.needs_scores:
-            expand(last, -chance, [one for one in through if len(one[0]) > place], place)
-    return added
+    draft = _Draft(grammar, training, likely, limits)
+    done, start = len(written), tuple(written)
+    answers = [one for one in likely.answers if len(one[0]) > done and one[0][:done] == start]
+    depth, node = 0, frontier
+    while node.parent is not None and node.state.node and len(node.parent.state.codes) == len(frontier.state.codes):
+        depth, node = depth + 1, node.parent
+    own = start[done - depth :] if depth else ()
+    codes = [one for one in draft.codes_behind(frontier) if one[0][:depth] == own]
+    draft.expand(frontier, 1.0, answers, done, codes, depth)
+    draft.grow()
+    return draft.added

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.engine.asks import Ask
@@ -23,9 +23,10 @@ from app.ml.engine.drafted.running import InFlight, PassRunner, judge
 from app.ml.engine.drafted.slots import AdapterSlots, slot_shape_of
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.packed.anatomy import find_anatomy
+from app.ml.engine.padded import FREE_TOKENS
 from app.ml.errors import AnswerTooLong, DeadlinePassed
 
-_FREE_TOKENS = 24
+Answered = TypeVar("Answered")
 _WIDE_TOKENS = 2560
 
 
@@ -52,21 +53,22 @@ class EngineLimits:
     most_adapters: int
 
     @classmethod
-    def for_device(cls, network: CachedNetwork, *, adapter_gib: float | None) -> "EngineLimits":
+    def for_device(cls, network: CachedNetwork, *, adapter_gib: float | None, most_adapters: int) -> "EngineLimits":
         """Returns limits for a network's device."""
         is_gpu = network.device.type == "cuda"
         spare = free_memory_bytes(network.device)
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
-            return cls(2048, 1024, 160, 192, 2, 256, 48, 0.01, 2, adapter_bytes, 64)
-        return cls(256, 64, 24, 192, 2, 40, 14, 0.05, 1, adapter_bytes, 64)
+            return cls(2048, 1024, 160, 192, 2, 256, 48, 0.01, 2, adapter_bytes, most_adapters)
+        return cls(256, 64, 24, 192, 2, 40, 14, 0.05, 1, adapter_bytes, most_adapters)
 
 
 @dataclass(eq=False)
 class _Waiting:
     ask: Ask
     prompt: list[int]
-    future: "Future[Question | FreeQuestion]"
+    finish: Callable[[Question | FreeQuestion], object]
+    future: "Future[Any]"
     deadline: float | None
     keeps_steps: bool = False
 
@@ -89,18 +91,14 @@ class _Lane:
 class DraftedEngine:
     """Answers with adapters of one base model, of any number of questions and adapters in one pass."""
 
-    def __init__(self, base: LoadedModel, *, adapter_gib: float | None = None) -> None:
-        """Builds the network; raises nothing that `runs` has not told.
-
-        Raises:
-            ValueError: `runs` says no.
-        """
-        anatomy = find_anatomy(base.network)
-        if anatomy is None:
-            raise ValueError("this network is none that the fast engine runs")
+    def __init__(self, base: LoadedModel, *, adapter_gib: float | None, most_adapters: int) -> None:
+        """Takes over a base model that `find_anatomy` knows; peft may have wrapped it."""
+        network = base.network.get_base_model() if hasattr(base.network, "get_base_model") else base.network
+        anatomy = find_anatomy(network)
+        assert anatomy is not None
         self.base = base
-        self.network = CachedNetwork(base.network, anatomy, most_positions=_WIDE_TOKENS + 8)
-        self.limits = EngineLimits.for_device(self.network, adapter_gib=adapter_gib)
+        self.network = CachedNetwork(network, anatomy, most_positions=_WIDE_TOKENS + 8)
+        self.limits = EngineLimits.for_device(self.network, adapter_gib=adapter_gib, most_adapters=most_adapters)
         limits = self.limits
         self.rows = self.network.make_rows(
             narrow=(limits.narrow_rows, limits.narrow_tokens), wide=(limits.wide_rows, _WIDE_TOKENS)
@@ -132,10 +130,19 @@ class DraftedEngine:
         return future
 
     def submit(
-        self, ask: Ask, prompt: list[int], *, deadline: float | None = None, keeps_steps: bool = False
-    ) -> "Future[Question | FreeQuestion]":
-        """Puts a question into its adapter's queue; `deadline` on `time.monotonic`. Cancelling the future takes it out."""
-        waiting = _Waiting(ask, prompt, Future(), deadline, keeps_steps)
+        self,
+        ask: Ask,
+        prompt: list[int],
+        finish: Callable[[Question | FreeQuestion], Answered],
+        *,
+        deadline: float | None = None,
+        keeps_steps: bool = False,
+    ) -> "Future[Answered]":
+        """Puts a question into its adapter's queue; the future brings what `finish` makes of it.
+
+        `deadline` on `time.monotonic`. Cancelling the future takes the question out.
+        """
+        waiting = _Waiting(ask, prompt, finish, Future(), deadline, keeps_steps)
         with self._lock:
             self._waiting.setdefault(ask.checksum, deque()).append(waiting)
         self.on_work()
@@ -173,10 +180,7 @@ class DraftedEngine:
             assert row is not None
             row.tokens = question.linear[: min(question.columns_held, len(question.linear))]
             try:
-                if isinstance(question, FreeQuestion):
-                    is_done = question.is_done
-                else:
-                    is_done = question.walk()
+                is_done = question.is_done if isinstance(question, FreeQuestion) else question.walk()
             except Exception as error:
                 self._leave(lane, live, error)
                 continue
@@ -279,9 +283,9 @@ class DraftedEngine:
         if ask.checksum is not None:
             adapter = self.shelf.touch(ask.checksum)
         if adapter is None or ask.mode == "free":
-            most = _FREE_TOKENS
+            most = FREE_TOKENS
             if adapter is not None:
-                most = max(_FREE_TOKENS, min(256, adapter.vocabularies["closed"].grammar.max_tokens))
+                most = max(FREE_TOKENS, min(256, adapter.vocabularies["closed"].grammar.max_tokens))
             question = FreeQuestion(waiting.prompt, self.base.tokenizer, most)
             fed = FedAdapter(-1 if adapter is None else adapter.slot, 0)
         else:
@@ -289,8 +293,8 @@ class DraftedEngine:
             plan = AnswerPlan(
                 grammar=vocabulary.grammar,
                 decode=self.base.tokenizer.decode,
-                candidates=adapter.candidates(ask.question),
-                frequencies=vocabulary.frequencies,
+                likely=adapter.likely(ask.question),
+                training=vocabulary.training,
                 inverse_temperature=adapter.inverse_temperature,
                 beam_width=ask.alternatives + 1,
                 follow=ask.follow,
@@ -316,7 +320,7 @@ class DraftedEngine:
             live.adapter.users -= 1
         if error is None and isinstance(question, Question):
             question.finish()
-        _settle(live.waiting.future, question if error is None else error)
+        _settle(live.waiting.future, live.waiting.finish(question) if error is None else error)
 
     def _drop_given_up(self, lane: _Lane) -> None:
         now = time.monotonic()

@@ -42,6 +42,9 @@ class FreeQuestion:
     log_p: float = 0.0
     is_done: bool = False
 
+    linear: list[int] = field(init=False)
+    """The prompt and what was written."""
+
     def __post_init__(self) -> None:
         """Stands before the first token."""
         self.linear = list(self.prompt)

@@ -96,16 +96,15 @@ class CachedNetwork:
 
     def __init__(self, network: Any, anatomy: Anatomy, *, most_positions: int) -> None:
         """Fuses the layers' weights in place; `network` goes on working through transformers."""
-        base = network.get_base_model() if hasattr(network, "get_base_model") else network
         self.anatomy = anatomy
-        self.embedding: torch.Tensor = base.get_input_embeddings().weight.data
+        self.embedding: torch.Tensor = network.get_input_embeddings().weight.data
         self._embedding_scale = float(torch.tensor(anatomy.embedding_scale, dtype=self.embedding.dtype))
-        self.head: torch.Tensor = base.get_output_embeddings().weight.data
-        self._final_gain = gain_of(base.model.norm, anatomy.norm_offset)
+        self.head: torch.Tensor = network.get_output_embeddings().weight.data
+        self._final_gain = gain_of(network.model.norm, anatomy.norm_offset)
         self._passes: Passes = passes_for(self.embedding.device)
-        self._layers = [_read_layer(layer, anatomy) for layer in base.model.layers]
+        self._layers = [_read_layer(layer, anatomy) for layer in network.model.layers]
         self.slots: dict[str, SlotLayer] = {}
-        self.angles = _angle_tables(base, anatomy, self.embedding, most_positions)
+        self.angles = _angle_tables(network, anatomy, self.embedding, most_positions)
         """Kind of layer -> [positions, D] of the weights' dtype: cosines, then sines, of half a head each"""
 
     @property
@@ -262,8 +261,8 @@ def _read_layer(layer: Any, anatomy: Anatomy) -> _Layer:
     )
 
 
-def _angle_tables(base: Any, anatomy: Anatomy, like: torch.Tensor, most_positions: int) -> dict[str, torch.Tensor]:
-    rotary, half = rotary_of(base), anatomy.head_dim // 2
+def _angle_tables(network: Any, anatomy: Anatomy, like: torch.Tensor, most_positions: int) -> dict[str, torch.Tensor]:
+    rotary, half = rotary_of(network), anatomy.head_dim // 2
     positions = torch.arange(most_positions, device=like.device)[None]
     tables = {}
     for kind in set(anatomy.layer_types):

@@ -40,7 +40,7 @@ class PassShape:
 
     def split(self, numbers: torch.Tensor) -> "PassTensors":
         """Cuts a pass's numbers into its parts, without a copy."""
-        parts = list(numbers.split(self._sizes()))
+        parts = list(torch.split(numbers, list(self._sizes())))
         parts[6] = parts[6].view(-1, MASK_WORDS)
         parts[12] = parts[12].view(-1, self.used)
         parts[13], parts[14] = parts[13].view(3, -1), parts[14].view(3, -1)

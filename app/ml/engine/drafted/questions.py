@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.decoding import DecodedAnswer
-from app.ml.engine.drafted.drafting import Candidate, DraftLimits, Frequencies, draft_below
+from app.ml.engine.drafted.drafting import DraftLimits, Likely, TrainingAnswers, draft_below
 from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, make_root, next_of
 from app.ml.engine.drafted.rows import Row
 
@@ -17,11 +18,47 @@ MOST_TREE_TOKENS = 192
 _LEAST_ROOM = 24
 
 
+class FedPlan(Protocol):
+    """What a pass asks of a question's plan."""
+
+    @property
+    def grammar(self) -> Any:
+        """The grammar, or what stands for one."""
+        ...
+
+    @property
+    def inverse_temperature(self) -> float:
+        """What logits are multiplied by before they become probabilities."""
+        ...
+
+
+class Fed(Protocol):
+    """What a pass asks of a question."""
+
+    passes: int
+    row: Row | None
+
+    @property
+    def plan(self) -> FedPlan:
+        """What it knows of its adapter."""
+        ...
+
+    @property
+    def linear(self) -> list[int]:
+        """The tokens that stand in order at the row's first columns."""
+        ...
+
+    @property
+    def columns_held(self) -> int:
+        """How many of its row's columns hold something that it may look at."""
+        ...
+
+
 @dataclass(frozen=True)
 class Feeding:
     """What one question puts into one pass."""
 
-    question: "Question"
+    question: "Fed"
     first: int
     last: int
     """Its prompt's tokens from `first` to before `last`."""
@@ -43,8 +80,8 @@ class AnswerPlan:
     grammar: AnswerGrammar
     decode: Callable[[Sequence[int]], str]
     """Text of an open value's tokens."""
-    candidates: Sequence[Candidate]
-    frequencies: Frequencies
+    likely: Likely
+    training: TrainingAnswers
     inverse_temperature: float
     beam_width: int
     """1: greedy alone."""
@@ -72,7 +109,8 @@ class Question:
     steps: list[tuple[tuple[float, ...], int]] = field(default_factory=list)
     """Log-probabilities at each choice and which was taken, where the plan keeps them."""
     best: DecodedAnswer | None = None
-    best_tokens: int = 0
+    best_passes: int = 0
+    """Passes that the best answer took, those of the beam not counted."""
     hidden: torch.Tensor | None = None
     """[D] fp32: the model's view of the question, where the plan keeps steps"""
     beam: list[DecodedAnswer] = field(default_factory=list)
@@ -196,7 +234,7 @@ class Question:
             capped = DraftLimits(min(spare, limits.tokens), limits.least_probability)
             plan = self.plan
             written = [*self._settled, *self._written]
-            nodes += draft_below(self._cursor, plan.grammar, plan.candidates, plan.frequencies, capped, written)
+            nodes += draft_below(self._cursor, plan.grammar, plan.training, plan.likely, capped, written)
         return nodes
 
     def _chains(self, targets: Sequence[Node]) -> list[Node]:
@@ -238,8 +276,8 @@ class Question:
             self._code_logs, self._open_log = _with_step(node, after, log_p, self._code_logs, self._open_log)
             self._cursor = after
             if after.state.ended:
-                self.best = self._answer(after, self._code_logs)
-                self.best_tokens = len(self._settled) + len(self._written) + 1
+                self.best = self._answer(after, self._code_logs, tokens=len(self._settled) + len(self._written) + 1)
+                self.best_passes = self.passes
                 self._begin_beam()
                 return
             self._written.append(after.token)
@@ -289,11 +327,12 @@ class Question:
     def finish(self) -> None:
         """Reads the beam's answers off, best first."""
         self._finished.sort(key=lambda one: -one.log_p)
-        self.beam = [self._answer(one.node, one.code_logs) for one in self._finished]
+        self.beam = [self._answer(one.node, one.code_logs, tokens=one.node.depth) for one in self._finished]
 
-    def _answer(self, end: Node, code_logs: tuple[float, ...]) -> DecodedAnswer:
+    def _answer(self, end: Node, code_logs: tuple[float, ...], *, tokens: int) -> DecodedAnswer:
         codes = self.plan.grammar.codes_of(end.state, self.plan.decode)
-        return DecodedAnswer(codes, tuple(math.exp(value) for value in code_logs), math.exp(math.fsum(code_logs)))
+        confidences = tuple(math.exp(value) for value in code_logs)
+        return DecodedAnswer(codes, confidences, math.exp(math.fsum(code_logs)), tokens)
 
 
 def _with_step(

@@ -98,7 +98,7 @@ class PassRunner:
             copies["all"] = HostCopy(log_p)
         if any(isinstance(one, Question) and one.wants_hidden for one in questions):
             copies["hidden"] = HostCopy(output.hidden[:count].float())
-        free_places = []
+        free_places: list[int] = []
         place = 0
         for feeding in host.feedings:
             if feeding.scored and isinstance(feeding.question, FreeQuestion):
@@ -122,6 +122,7 @@ def judge(feedings: Sequence[Feeding], said: Said) -> None:
                 question.take(*said.free[place])
                 place += 1
             continue
+        assert isinstance(question, Question)
         starts = question.plan.grammar.edge_start
         for node in feeding.scored:
             start = starts[node.state.node]
