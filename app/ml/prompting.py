@@ -29,10 +29,17 @@ class Wrapper:
 
     def apply(self, question: str) -> str:
         """Wraps a bare question; one that is wrapped already stays as it is."""
-        is_long_enough = len(question) >= len(self.before) + len(self.after)
-        if is_long_enough and question.startswith(self.before) and question.endswith(self.after):
+        if self._is_around(question):
             return question
         return f"{self.before}{question}{self.after}"
+
+    def strip(self, question: str) -> str:
+        """Returns the bare question of a wrapped one; one that is bare already stays as it is."""
+        return question[len(self.before) : len(question) - len(self.after)] if self._is_around(question) else question
+
+    def _is_around(self, question: str) -> bool:
+        is_long_enough = len(question) >= len(self.before) + len(self.after)
+        return is_long_enough and question.startswith(self.before) and question.endswith(self.after)
 
 
 @dataclass(frozen=True)
