@@ -138,7 +138,8 @@ class QuestionIndex:
     def _weights(self) -> NDArray[np.float64]:
         """[G] the square of an n-gram's weight, which is what two questions that hold it share."""
         lengths = np.diff(self.starts)
-        return np.where(lengths > 0, np.log1p(self._question_count / np.maximum(lengths, 1)), 0.0)
+        weights = np.log1p(self._question_count / np.maximum(lengths, 1))
+        return np.asarray(weights * (lengths > 0), dtype=np.float64)
 
     @cached_property
     def _inverse_norms(self) -> NDArray[np.float64]:
@@ -148,8 +149,8 @@ class QuestionIndex:
 
     @cached_property
     def _frequency_terms(self) -> NDArray[np.float64]:
-        logs: NDArray[np.float64] = np.log1p(self.frequencies)
-        return logs * (_FREQUENCY_WEIGHT / logs.max())
+        logs = np.log1p(self.frequencies)
+        return np.asarray(logs * (_FREQUENCY_WEIGHT / logs.max()), dtype=np.float64)
 
 
 def find_question_index(folder: Path) -> QuestionIndex | None:
