@@ -13,9 +13,10 @@ from typing import Any
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
 from app.ml.codes import AnswerGrammar, AnswerMode, parse_answer
-from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free
+from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free, observe_constrained
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
+from app.ml.engine.observing import Observation
 from app.ml.errors import AdapterMismatch, PromptTooLong
 from app.ml.prompting import PromptRenderer
 
@@ -80,6 +81,14 @@ class AnswerEngine:
             raise AdapterMismatch("The adapter's files are damaged. Restore them from a backup, or train it again.") from error
         if found != checksum:
             raise AdapterMismatch("The adapter's files are not those of its checksum.")
+        self.load_unsealed(checksum, folder)
+
+    def load_unsealed(self, name: str, folder: Path) -> None:
+        """Takes an adapter that was just trained into memory under any name, before its folder is sealed.
+
+        Raises:
+            AdapterMismatch: it was trained on another base model.
+        """
         card = read_card(folder)
         if card.base_model_checksum != self._base.checksum:
             raise AdapterMismatch(
@@ -91,8 +100,8 @@ class AnswerEngine:
         while len(self._slots) >= MAX_ADAPTERS:
             oldest, _ = self._slots.popitem(last=False)
             self._network.delete_adapter(oldest)
-        self._network = load_adapter(self._network, folder, checksum)
-        self._slots[checksum] = slot
+        self._network = load_adapter(self._network, folder, name)
+        self._slots[name] = slot
 
     def answer(
         self,
@@ -115,6 +124,23 @@ class AnswerEngine:
             part = questions[start : start + _BATCH_ROWS]
             answers += self._free(part) if checksum is None else self._constrained(part, checksum, alternatives)
         return answers
+
+    def observe(self, questions: Sequence[str], checksum: str) -> list[Observation]:
+        """Answers as `answer` does in mode `closed`, and says what the model weighed: for calibration and novelty.
+
+        Raises:
+            PromptTooLong: a question has more than 2048 tokens.
+        """
+        self._slots.move_to_end(checksum)
+        slot = self._slots[checksum]
+        self._network.set_adapter(checksum)
+        observations: list[Observation] = []
+        for start in range(0, len(questions), _BATCH_ROWS):
+            prompts = self._prompts(questions[start : start + _BATCH_ROWS], slot.card.renderer)
+            observations += observe_constrained(
+                self._network, prompts, slot.grammar, pad_id=self._base.tokenizer.pad_id, device=self._base.device
+            )
+        return observations
 
     def _constrained(self, questions: Sequence[str], checksum: str, alternatives: int) -> list[EngineAnswer]:
         self._slots.move_to_end(checksum)
