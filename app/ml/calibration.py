@@ -14,6 +14,7 @@ from app.ml.precision_bound import CurvePoint, precision_curve, threshold_for_pr
 
 CALIBRATION_VERSION = 1
 MIN_CALIBRATION_ROWS = 100
+SHOWN_PRECISIONS = (0.8, 0.9, 0.95, 0.98, 0.99)
 _PRIOR_DEVIATION = 0.5
 """Standard deviation of log T before any row is seen: T lies between 0.37 and 2.7 with 95 %, around 1."""
 _LOG_BOUND = 1.5
@@ -65,6 +66,23 @@ class Calibration:
         order, which is all that the threshold depends on.
         """
         return threshold_for_precision(self.curve, precision, level) if self.is_calibrated else None
+
+    def to_summary(self) -> dict[str, Any]:
+        """Returns what a person wants to see of it: all but the curve, and the thresholds of common precisions.
+
+        `coverage` is the share of held-out answers that are accepted; both are None where the precision cannot be promised.
+        """
+        facts = {name: value for name, value in asdict(self).items() if name != "curve"}
+        return {**facts, "thresholds": [self._promise(precision) for precision in SHOWN_PRECISIONS]}
+
+    def _promise(self, precision: float) -> dict[str, float | None]:
+        confidence = self.threshold_for(precision)
+        accepted = next((accepted for threshold, accepted, _ in self.curve if threshold == confidence), None)
+        return {
+            "precision": precision,
+            "confidence": confidence,
+            "coverage": None if accepted is None else accepted / self.rows,
+        }
 
     def to_mapping(self) -> dict[str, Any]:
         """Returns the JSON form, with `version`."""

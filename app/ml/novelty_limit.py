@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 MIN_LIMIT_ROWS = 100
 FALSE_ALARM_RATE = 0.02
@@ -18,6 +18,10 @@ class NoveltyLimit:
     """Share of in-scope questions that will be called so, as wanted."""
     rows: int
     """Held-out questions that it was set on."""
+
+    def to_mapping(self) -> dict[str, float]:
+        """Returns the JSON form."""
+        return asdict(self)
 
 
 def find_novelty_limit(novelties: Sequence[float], *, false_alarm_rate: float = FALSE_ALARM_RATE) -> NoveltyLimit | None:

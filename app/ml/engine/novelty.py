@@ -44,6 +44,10 @@ class References:
         cosines = _directions(hidden).to(self.vectors) @ self.vectors.T
         return 1 - cosines.float().topk(min(_NEIGHBOURS, len(self.vectors)), dim=-1).values.mean(dim=-1)
 
+    def novelties(self, hidden: Sequence[torch.Tensor]) -> list[float]:
+        """Returns the novelty of each `[D]` hidden state."""
+        return [float(value) for value in self.novelty(torch.stack(list(hidden)))] if hidden else []
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "References":
         """Returns the same on a device and in an arithmetic."""
         return References(self.vectors.to(device=device, dtype=dtype))
