@@ -5,16 +5,16 @@ Questions may be submitted from any thread; one thread, the owner, calls `step` 
 both, for programs of one thread.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
+from app.ml.calibration import Calibration
 from app.ml.codes import AnswerMode
 from app.ml.engine.asks import MAX_PROMPT_TOKENS, Ask, EngineAnswer
 from app.ml.engine.drafted.engine import DraftedEngine
@@ -160,12 +160,15 @@ class AnswerEngine:
         self._work_off()
         return [future.result() for future in futures]
 
-    def observe(self, questions: Sequence[str], *, checksum: str) -> list[Observation]:
+    def observe(self, questions: Sequence[str], checksum: str) -> list[Observation]:
         """Returns greedy answers with all that calibration needs of them; the adapter's own calibration is left out.
 
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
+        if not self._is_drafted(checksum):
+            assert self._padded is not None
+            return self._padded.observe([self._prompt(Ask(question, checksum)) for question in questions], checksum)
         assert self.drafted is not None
         asks = [Ask(question, checksum) for question in questions]
         futures = [self.drafted.submit(ask, self._prompt(ask), _observation_of, keeps_steps=True) for ask in asks]
@@ -225,6 +228,8 @@ class AnswerEngine:
         best = question.best
         assert best is not None
         vocabulary = question.plan.grammar.vocabulary
+        assert ask.checksum is not None
+        card = self._card_of(ask.checksum)
         return EngineAnswer(
             best=best,
             alternatives=tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives],
@@ -232,7 +237,13 @@ class AnswerEngine:
             completion_tokens=best.tokens,
             in_vocabulary=tuple(code in vocabulary for code in best.codes),
             passes=question.best_passes,
+            calibrated=card.calibration is not None and card.calibration.is_calibrated,
+            out_of_scope=card.novelty is not None and question.novelty is not None and question.novelty > card.novelty.limit,
+            precision_threshold=self._threshold(card, ask.precision),
         )
+
+    def _threshold(self, card: AdapterCard, precision: float | None) -> float | None:
+        return None if precision is None or card.calibration is None else _threshold_of(card.calibration, precision)
 
     def _answer_padded(self) -> None:
         first = self._padded_waiting[0][0]
@@ -257,6 +268,10 @@ class AnswerEngine:
             return
         for (_, _, future), answer in zip(taken, answers, strict=True):
             future.set_result(answer)
+
+
+# A threshold walks the curve of the held-out rows: not for every question anew.
+_threshold_of = lru_cache(maxsize=1024)(Calibration.threshold_for)
 
 
 def _plain(base: LoadedModel) -> Any:

@@ -4,7 +4,8 @@ Greedy decoding with a key-value cache, a batch of questions at a time; alternat
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import DynamicCache
 
 from app.ml.codes import AnswerGrammar, AnswerState
 from app.ml.engine.head import head_at
+from app.ml.engine.observing import Observation
 from app.ml.tokens import TextTokenizer
 
 
@@ -81,6 +83,55 @@ def decode_constrained(
     return [
         [_as_answer(grammar, path, decode) for path in sorted(done, key=lambda path: -path.log_probability)] for done in finished
     ]
+
+
+@torch.inference_mode()
+def observe_constrained(
+    network: Any, prompts: Sequence[Sequence[int]], grammar: AnswerGrammar, *, pad_id: int, device: torch.device
+) -> list[Observation]:
+    """Returns for each prompt the greedy answer of `decode_constrained`, with what the model weighed on its way."""
+    sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
+    states = [grammar.initial] * len(prompts)
+    steps: list[list[tuple[float, ...]]] = [[] for _ in prompts]
+    chosen: list[list[int]] = [[] for _ in prompts]
+    with _head_inputs(network) as seen:
+        logits = sequence.logits()
+    # Prompts are padded on their left.
+    hidden = seen[0][:, -1].float().cpu()
+    live = list(range(len(prompts)))
+    while True:
+        parents, tokens, going = [], [], []
+        for row, question in enumerate(live):
+            allowed = grammar.allowed(states[question])
+            scores = torch.log_softmax(logits[row, allowed].float(), dim=-1)
+            place = int(scores.argmax())
+            if len(allowed) > 1:
+                steps[question].append(tuple(scores.tolist()))
+                chosen[question].append(place)
+            states[question] = grammar.advance(states[question], allowed[place])
+            if not states[question].ended:
+                parents.append(row)
+                tokens.append(allowed[place])
+                going.append(question)
+        live = going
+        if not live:
+            break
+        sequence.extend(parents, tokens)
+        logits = sequence.logits()
+    return [
+        Observation(grammar.codes_of(state), tuple(weighed), tuple(taken), vector)
+        for state, weighed, taken, vector in zip(states, steps, chosen, hidden, strict=True)
+    ]
+
+
+@contextmanager
+def _head_inputs(network: Any) -> Iterator[list[torch.Tensor]]:
+    seen: list[torch.Tensor] = []
+    handle = network.get_output_embeddings().register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @torch.inference_mode()

@@ -13,9 +13,10 @@ from typing import Any
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import AnswerGrammar, AnswerMode, CodeVocabulary, parse_answer
 from app.ml.engine.asks import EngineAnswer
-from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free
+from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free, observe_constrained
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
+from app.ml.engine.observing import Observation
 
 MAX_ADAPTERS = 16
 PADDED_ROWS = 16
@@ -61,6 +62,17 @@ class PaddedEngine:
         if checksum is None or mode == "free":
             return self._free(prompts, checksum)
         return self._constrained(prompts, checksum, alternatives, mode)
+
+    def observe(self, prompts: Sequence[list[int]], checksum: str) -> list[Observation]:
+        """Returns greedy answers with what the model weighed on its way."""
+        self._slots.move_to_end(checksum)
+        self._network.set_adapter(checksum)
+        grammar, pad_id, device = self._slots[checksum].grammars["closed"], self._base.tokenizer.pad_id, self._base.device
+        observations: list[Observation] = []
+        for start in range(0, len(prompts), PADDED_ROWS):
+            part = prompts[start : start + PADDED_ROWS]
+            observations += observe_constrained(self._network, part, grammar, pad_id=pad_id, device=device)
+        return observations
 
     def _constrained(
         self, prompts: Sequence[list[int]], checksum: str, alternatives: int, mode: AnswerMode

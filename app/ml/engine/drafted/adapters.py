@@ -12,6 +12,7 @@ from app.ml.engine.drafted.drafting import Likely, TrainingAnswers
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape, read_adapter
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
+from app.ml.engine.novelty import References, find_references
 from app.ml.engine.question_index import QuestionIndex, find_question_index
 from app.ml.tokens import TextTokenizer
 
@@ -39,6 +40,7 @@ class LoadedAdapter:
     serial: int
     """Never the same twice: keys and values computed with other weights are told by it."""
     index: QuestionIndex | None
+    references: References | None
     users: int = 0
     """Questions under way: while there are any, it keeps its slot."""
     vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
@@ -47,7 +49,8 @@ class LoadedAdapter:
     @property
     def inverse_temperature(self) -> float:
         """What logits are multiplied by before they become confidences."""
-        return 1.0
+        calibration = self.card.calibration
+        return 1.0 if calibration is None else 1.0 / calibration.temperature
 
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""
@@ -86,6 +89,8 @@ class ReadAdapter:
     weights: AdapterWeights
     grammar: AnswerGrammar
     index: QuestionIndex | None
+    references: References | None
+    """On the device; None where no question is called out of scope"""
 
 
 class AdapterShelf:
@@ -107,7 +112,10 @@ class AdapterShelf:
         """Reads a verified folder."""
         grammar = AnswerGrammar(card.vocabulary, self._tokenizer.encode, end_id=self._tokenizer.eos_id)
         weights = read_adapter(folder, self._network, shape)
-        return ReadAdapter(checksum, card, shape, weights, grammar, find_question_index(folder))
+        references = None if card.novelty is None else find_references(folder)
+        if references is not None:
+            references = references.to(self._network.device, self._network.dtype)
+        return ReadAdapter(checksum, card, shape, weights, grammar, find_question_index(folder), references)
 
     def needs_growth(self, shape: SlotShape) -> bool:
         """Says whether the slots must be made larger first, which only is possible while no question is under way."""
@@ -133,7 +141,7 @@ class AdapterShelf:
             slot = oldest.slot
             self._drop(oldest)
         self._slots.write(slot, read.weights)
-        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index)
+        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index, read.references)
         adapter.vocabularies["closed"] = self._add(read.grammar, read.index)
         self.loaded[read.checksum] = adapter
         return adapter

@@ -295,13 +295,13 @@ class DraftedEngine:
                 decode=self.base.tokenizer.decode,
                 likely=adapter.likely(ask.question),
                 training=vocabulary.training,
-                inverse_temperature=adapter.inverse_temperature,
+                inverse_temperature=1.0 if waiting.keeps_steps else adapter.inverse_temperature,
                 beam_width=ask.alternatives + 1,
                 follow=ask.follow,
                 keeps_steps=waiting.keeps_steps,
             )
             question = Question(waiting.prompt, plan)
-            fed = FedAdapter(adapter.slot, vocabulary.edge_offset)
+            fed = FedAdapter(adapter.slot, vocabulary.edge_offset, adapter.references)
         row = self.rows.take(waiting.prompt, 0 if adapter is None else adapter.serial, room=question.room_wanted)
         if row is None:
             return None

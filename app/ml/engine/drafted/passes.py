@@ -8,6 +8,7 @@ import torch
 
 from app.ml.engine.device import pinned, to_device
 from app.ml.engine.drafted.questions import Feeding
+from app.ml.engine.novelty import References
 
 MASK_WORDS = 3
 _WORD_BYTES = 8 * MASK_WORDS
@@ -139,6 +140,8 @@ class FedAdapter:
     slot: int
     """-1: the base model alone"""
     edge_offset: int
+    references: References | None = None
+    """What its questions' novelty is told by"""
 
 
 def exact_shape(feedings: Sequence[Feeding], adapters: Sequence[FedAdapter], block_tokens: int) -> PassShape:

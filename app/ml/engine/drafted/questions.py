@@ -115,6 +115,9 @@ class Question:
     """[D] fp32: the model's view of the question, where the plan keeps steps"""
     beam: list[DecodedAnswer] = field(default_factory=list)
 
+    novelty: float | None = None
+    """How unlike the training questions it is, where the adapter can tell"""
+
     def __post_init__(self) -> None:
         """Stands before the first token of the answer."""
         self._linear = self.prompt

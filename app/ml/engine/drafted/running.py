@@ -15,6 +15,7 @@ from app.ml.engine.drafted.nodes import Node
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
 from app.ml.engine.drafted.questions import Feeding, Question
 from app.ml.engine.drafted.rows import KeyValueRows
+from app.ml.engine.novelty import References
 
 _EAGER_BLOCK = 16
 
@@ -30,6 +31,8 @@ class Said:
     """[S][width], where a question wants all"""
     hidden: torch.Tensor | None
     """[S, D] fp32 on the CPU, where a question's root is wanted"""
+    novelty: dict[int, float]
+    """Place among S of a question's root -> how unlike the training questions it is"""
     free: dict[int, tuple[int, float]]
     """Place among S -> token and its log-probability, of questions that nothing constrains"""
 
@@ -37,10 +40,12 @@ class Said:
 class InFlight:
     """A pass that the device works on."""
 
-    def __init__(self, host: HostPass, copies: dict[str, HostCopy], free_places: Sequence[int]) -> None:
+    def __init__(
+        self, host: HostPass, copies: dict[str, HostCopy], *, free_places: Sequence[int], root_places: Sequence[int]
+    ) -> None:
         """Takes the copies under way."""
         self.feedings = host.feedings
-        self._host, self._copies, self._free_places = host, copies, free_places
+        self._host, self._copies, self._free_places, self._root_places = host, copies, free_places, root_places
 
     def collect(self) -> Said:
         """Waits for the pass's end."""
@@ -52,7 +57,15 @@ class InFlight:
             free = {place: (int(token), score) for place, token, score in zip(self._free_places, tokens, scores, strict=True)}
         best, log_p = choice.tolist()
         every = values["all"].tolist() if "all" in values else None
-        return Said([int(one) for one in best], log_p, every, values.get("hidden"), free)
+        novelty = values["novelty"].tolist() if "novelty" in values else []
+        return Said(
+            [int(one) for one in best],
+            log_p,
+            every,
+            values.get("hidden"),
+            dict(zip(self._root_places, novelty, strict=True)),
+            free,
+        )
 
 
 class PassRunner:
@@ -78,7 +91,7 @@ class PassRunner:
         else:
             assert self.captured is not None
             output = self.captured.run(host)
-        return self._read_back(host, output, exact.scored)
+        return self._read_back(host, adapters, output, exact.scored)
 
     def run_eagerly(self, host: HostPass) -> PassOutput:
         """Runs a pass in plain torch."""
@@ -89,7 +102,7 @@ class PassRunner:
         shelf = self.shelf
         return self.network.run(tokens, steps, self.rows, shelf.edges.numbers, shelf.columns.weight, width=layout.width)
 
-    def _read_back(self, host: HostPass, output: PassOutput, count: int) -> InFlight:
+    def _read_back(self, host: HostPass, adapters: Sequence[FedAdapter], output: PassOutput, count: int) -> InFlight:
         questions = [feeding.question for feeding in host.feedings]
         log_p, best = output.log_p[:count], output.best[:count]
         choice = torch.stack([best.float(), log_p.gather(1, best[:, None]).squeeze(1)])
@@ -99,16 +112,24 @@ class PassRunner:
         if any(isinstance(one, Question) and one.wants_hidden for one in questions):
             copies["hidden"] = HostCopy(output.hidden[:count].float())
         free_places: list[int] = []
+        by_references: dict[References, list[int]] = {}
         place = 0
-        for feeding in host.feedings:
-            if feeding.scored and isinstance(feeding.question, FreeQuestion):
+        for feeding, adapter in zip(host.feedings, adapters, strict=True):
+            question = feeding.question
+            if feeding.scored and isinstance(question, FreeQuestion):
                 free_places.append(place)
+            elif adapter.references is not None and isinstance(question, Question) and question.root in feeding.scored[:1]:
+                by_references.setdefault(adapter.references, []).append(place)
             place += len(feeding.scored)
         if free_places:
             hidden = output.hidden[torch.tensor(free_places, device=output.hidden.device)]
             scores = torch.log_softmax(self.network.logits(hidden, self.network.head), dim=1).max(dim=1)
             copies["free"] = HostCopy(torch.stack([scores.indices.double(), scores.values.double()]))
-        return InFlight(host, copies, free_places)
+        if by_references:
+            parts = [references.novelty(output.hidden[places]) for references, places in by_references.items()]
+            copies["novelty"] = HostCopy(torch.cat(parts))
+        roots = [place for places in by_references.values() for place in places]
+        return InFlight(host, copies, free_places=free_places, root_places=roots)
 
 
 def judge(feedings: Sequence[Feeding], said: Said) -> None:
@@ -132,6 +153,8 @@ def judge(feedings: Sequence[Feeding], said: Said) -> None:
                 node.log_p = _open_edges(node, start, starts[node.state.node + 1], said.all_log_p[place])
             if node is question.root and said.hidden is not None and question.hidden is None:
                 question.hidden = said.hidden[place]
+            if question.novelty is None:
+                question.novelty = said.novelty.get(place)
             node.is_scored = True
             place += 1
 
