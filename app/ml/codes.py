@@ -141,6 +141,8 @@ class AnswerGrammar:
         children: list[dict[int, int]] = [{}]
         self.code_at: list[int] = [-1]
         """Index of the code that ends at a node; -1: none."""
+        self.depth_at: list[int] = [0]
+        """How many tokens of a code lead to a node."""
         for index, tokens in enumerate(self.tokens_of_code):
             if not tokens:
                 raise ValueError(f"code {vocabulary.codes[index]!r} has no tokens")
@@ -265,6 +267,7 @@ class AnswerGrammar:
                 child = children[node][token] = len(children)
                 children.append({})
                 self.code_at.append(-1)
+                self.depth_at.append(self.depth_at[node] + 1)
             node = child
         if self.code_at[node] >= 0:
             raise ValueError(f"codes {self.code_at[node]} and {index} have the same tokens")
@@ -316,6 +319,7 @@ class AnswerGrammar:
         for depth in range(1, self._longest_value + 1):
             self.edge_start.append(len(self.edge_token))
             self.code_at.append(-1)
+            self.depth_at.append(depth)
             if depth < self._longest_value:
                 for token in sorted(self._value_tokens):
                     self._edge(token, EdgeKind.GROW, 0, 0, off_trie + depth + 1)

@@ -71,6 +71,7 @@ class CapturedPasses:
                 return shape
         return None
 
+    @torch.inference_mode()
     def run(self, host: HostPass) -> PassOutput:
         """Runs a pass; what it returns is good until the next one, on the device's own time."""
         found = self._graphs.get(host.shape)

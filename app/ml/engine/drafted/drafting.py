@@ -210,9 +210,7 @@ def draft_below(
     draft = _Draft(grammar, training, likely, limits)
     done, start = len(written), tuple(written)
     answers = [one for one in likely.answers if len(one[0]) > done and one[0][:done] == start]
-    depth, node = 0, frontier
-    while node.parent is not None and node.state.node and len(node.parent.state.codes) == len(frontier.state.codes):
-        depth, node = depth + 1, node.parent
+    depth = grammar.depth_at[frontier.state.node]
     own = start[done - depth :] if depth else ()
     codes = [one for one in draft.codes_behind(frontier) if one[0][:depth] == own]
     draft.expand(frontier, 1.0, answers, done, codes, depth)

@@ -93,6 +93,7 @@ class PassRunner:
             output = self.captured.run(host)
         return self._read_back(host, adapters, output, exact.scored)
 
+    @torch.inference_mode()
     def run_eagerly(self, host: HostPass) -> PassOutput:
         """Runs a pass in plain torch."""
         assert host.layout is not None
