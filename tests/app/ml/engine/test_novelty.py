@@ -24,7 +24,7 @@ def test_a_question_unlike_all_references_is_new() -> None:
 
 def test_one_reference_alone_does_not_make_a_question_familiar() -> None:
     references = References.of(directions(0, 1, 1, 1, 1, 1))
-    assert float(references.novelty(torch.eye(8)[:1])) == pytest.approx(0.8, abs=1e-3)
+    assert float(references.novelty(torch.eye(8)[:1])) == pytest.approx(2 / 3, abs=1e-3)
 
 
 def test_length_does_not_matter() -> None:
@@ -32,7 +32,7 @@ def test_length_does_not_matter() -> None:
     assert float(references.novelty(torch.eye(8)[:1] * 1e-3)) == pytest.approx(0.0, abs=1e-3)
 
 
-def test_fewer_than_five_references_are_all_the_nearest() -> None:
+def test_fewer_than_three_references_are_all_the_nearest() -> None:
     assert float(References.of(directions(0, 1)).novelty(torch.eye(8)[:1])) == pytest.approx(0.5, abs=1e-3)
 
 
