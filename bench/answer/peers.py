@@ -58,7 +58,6 @@ def generate_peers(merged: Any, unmerged: Any, asking: Asking, batches: Sequence
     return peers
 
 
-@torch.inference_mode()
 def _generate(
     network: Any, asking: Asking, tasks: Sequence[Task], *, is_constrained: bool = False, is_static: bool = False
 ) -> list[Codes]:
@@ -116,16 +115,13 @@ def _warm_up_static(
 ) -> None:
     # transformers keeps the longest cache that it was asked for: after the longest prompt and answer no shape changes any more.
     longest = max(tasks, key=lambda task: len(asking.renderer.encode(task.question, asking.tokenizer)))
-    if longest.follow is not None:
-        answers = [task.follow for task in tasks if task.follow is not None]
-        most = max(answers, key=lambda codes: len(asking.grammar.encode_answer(codes)))
-        longest = Task(longest.question, follow=most)
-    for _ in range(3):
-        answer([longest])
-    answer(tasks[:1])
-    for size in batches:
-        for _ in range(2):
+    answers = [task.follow for task in tasks if task.follow is not None]
+    if answers:
+        longest = Task(longest.question, follow=max(answers, key=lambda codes: len(asking.grammar.encode_answer(codes))))
+    for size in (1, *batches):
+        for _ in range(3):
             answer([longest, *tasks[: size - 1]])
+    answer(tasks[:1])
 
 
 def _compiled_graphs() -> dict[str, object]:
