@@ -52,7 +52,7 @@ def _guarded(contestant: Contestant, times: Times, do: Callable[[Contestant], No
 
 def _warm_up(contestant: Contestant, load: Load) -> None:
     if contestant.warm_up is not None:
-        contestant.warm_up(load.peer_tasks)
+        contestant.warm_up([*load.peer_tasks, *load.peer_stream])
         return
     for task in load.peer_tasks[:2]:
         contestant.answer([task])

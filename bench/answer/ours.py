@@ -1,9 +1,10 @@
 """The product's answer engine as a contestant."""
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from app.ml.engine import answering
 from app.ml.engine.answering import AnswerEngine, EngineAnswer
 from bench.answer.contestant import Codes, Task
 
@@ -14,6 +15,7 @@ class Ours:
     def __init__(self, engine: AnswerEngine, *checksums: str) -> None:
         self._engine: Any = engine
         self._checksums = checksums
+        self._ask = _find_ask()
         self.last: list[EngineAnswer] = []
         """What the last call gave, for passes and confidences."""
 
@@ -23,7 +25,7 @@ class Ours:
             self.last = self._engine.answer([task.question for task in tasks], checksum=self._checksums[0])
         else:
             asks = [
-                answering.Ask(task.question, self._checksums[number % len(self._checksums)], follow=task.follow)  # type: ignore[attr-defined]
+                self._ask(task.question, self._checksums[number % len(self._checksums)], follow=task.follow)
                 for number, task in enumerate(tasks)
             ]
             self.last = self._engine.answer_mixed(asks)
@@ -32,6 +34,14 @@ class Ours:
 
 def why_no_mixed_answers(engine: AnswerEngine) -> str | None:
     """Says why this engine can neither follow recorded answers nor mix adapters; None where it can."""
-    if hasattr(engine, "answer_mixed") and hasattr(answering, "Ask"):
+    if hasattr(engine, "answer_mixed") and _find_ask() is not None:
         return None
     return "this engine has no answer_mixed yet, so it can neither follow recorded answers nor mix adapters"
+
+
+def _find_ask() -> Any:
+    """Returns the engine's class of one question among several adapters', or None where it has none."""
+    for module in ("app.ml.engine.asks", "app.ml.engine.answering"):
+        if importlib.util.find_spec(module) is not None and (found := getattr(importlib.import_module(module), "Ask", None)):
+            return found
+    return None

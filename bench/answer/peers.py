@@ -49,16 +49,11 @@ def generate_peers(merged: Any, unmerged: Any, asking: Asking, batches: Sequence
         Contestant("generate_prefix_fn", partial(_generate, merged, asking, is_constrained=True), first),
     ]
     if asking.device.type == "cuda":
-        answer = partial(_generate, merged, asking, is_static=True)
-        peers.append(
-            Contestant(
-                "generate_static_compiled", answer, first, partial(_warm_up_static, answer, asking, first), _compiled_graphs
-            )
-        )
+        compiled = _Compiled(partial(_generate, merged, asking, is_static=True), asking, first)
+        peers.append(Contestant("generate_static_compiled", compiled.answer, first, compiled.warm_up, compiled.facts))
     return peers
 
 
-@torch.inference_mode()
 def _generate(
     network: Any, asking: Asking, tasks: Sequence[Task], *, is_constrained: bool = False, is_static: bool = False
 ) -> list[Codes]:
@@ -111,22 +106,38 @@ class _Constraint:
         return allowed if follow is None else [follow[place]]
 
 
-def _warm_up_static(
-    answer: Callable[[Sequence[Task]], list[Codes]], asking: Asking, batches: Sequence[int], tasks: Sequence[Task]
-) -> None:
-    # transformers keeps the longest cache that it was asked for: after the longest prompt and answer no shape changes any more.
-    longest = max(tasks, key=lambda task: len(asking.renderer.encode(task.question, asking.tokenizer)))
-    if longest.follow is not None:
+class _Compiled:
+    """The static peer, and how many graphs torch compiled for it."""
+
+    def __init__(self, answer: Callable[[Sequence[Task]], list[Codes]], asking: Asking, batches: Sequence[int]) -> None:
+        self.answer = answer
+        self._asking, self._batches = asking, batches
+        self._before = self._warm = _graphs_compiled()
+
+    def warm_up(self, tasks: Sequence[Task]) -> None:
+        """Answers at every size of batch.
+
+        Raises:
+            RuntimeError: nothing was compiled, so the times would not be what their name says.
+        """
+        # transformers keeps the longest cache that it was asked for: after the longest prompt and answer no shape changes.
+        longest = max(tasks, key=lambda task: len(self._asking.renderer.encode(task.question, self._asking.tokenizer)))
         answers = [task.follow for task in tasks if task.follow is not None]
-        most = max(answers, key=lambda codes: len(asking.grammar.encode_answer(codes)))
-        longest = Task(longest.question, follow=most)
-    for _ in range(3):
-        answer([longest])
-    answer(tasks[:1])
-    for size in batches:
-        for _ in range(2):
-            answer([longest, *tasks[: size - 1]])
+        if answers:
+            most = max(answers, key=lambda codes: len(self._asking.grammar.encode_answer(codes)))
+            longest = Task(longest.question, follow=most)
+        for size in (1, *self._batches):
+            for _ in range(3):
+                self.answer([longest, *tasks[: size - 1]])
+        self.answer(tasks[:1])
+        self._warm = _graphs_compiled()
+        if self._warm == self._before:
+            raise RuntimeError("transformers compiled nothing")
+
+    def facts(self) -> dict[str, object]:
+        """Tells how many graphs were compiled, and how many of them while the clock ran."""
+        return {"compiled_graphs": self._warm - self._before, "compiled_while_timed": _graphs_compiled() - self._warm}
 
 
-def _compiled_graphs() -> dict[str, object]:
-    return {"compiled_graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"]}
+def _graphs_compiled() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

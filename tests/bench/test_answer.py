@@ -18,9 +18,12 @@ from bench.answer.__main__ import CONTESTANTS, parse_options, run
 from bench.answer.comparison import Load, compare
 from bench.answer.contestant import Codes, Contestant, Task, Times, spread
 from bench.answer.fuzz import MAX_QUESTION_CHARS, fuzzed_questions
-from bench.answer.quality import agreement, exact_match, is_valid
+from bench.answer.peers import generate_peers, loaded_peer
+from bench.answer.quality import agreement, exact_match, is_valid, stepwise_answers
 from bench.answer.report import percentiles, summarise, table, typical_ms
+from bench.answer.setting import Setting, real_setting
 from bench.answer.trace import Trace, as_rows, read_trace, write_trace
+from bench.train.workload import Workload
 from tests.fixtures.tiny import EOS, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -74,12 +77,10 @@ def test_a_constrained_peer_gives_valid_answers_only(real: dict[str, Any]) -> No
     assert real["generate_prefix_fn"]["invalid_answers"] == 0
 
 
-def test_a_second_run_finds_the_adapter_of_the_first(
-    place: Path, real: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    again = _run(place, "--setting", "real", "--data", str(place / "data"), "--part", "fuzz", "--fuzz", "20")
+def test_the_adapter_is_trained_once(place: Path, real: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    again = _real_setting(place)
     assert "Training an adapter" not in capsys.readouterr().out
-    assert again["adapter"] == real["adapter"]
+    assert again.adapters[0].card.metrics["train_seconds"] == real["adapter"]["train_seconds"]
 
 
 def test_hostile_questions_get_valid_answers_or_are_refused(place: Path, real: dict[str, Any]) -> None:
@@ -88,6 +89,26 @@ def test_hostile_questions_get_valid_answers_or_are_refused(place: Path, real: d
     assert report["invalid_answers"] == 0
     assert report["too_long_accepted"] == 0
     assert report["megabyte_refused"]
+
+
+def test_peers_answer_as_the_stepwise_reference_where_the_grammar_binds_them(place: Path, real: dict[str, Any]) -> None:
+    setting = _real_setting(place)
+    folder, questions = setting.adapters[0].folder, [task.question for task in setting.tasks]
+    merged = loaded_peer(setting.build(), folder, is_merged=True)
+    unmerged = loaded_peer(setting.build(), folder, is_merged=False)
+    peers = {peer.name: peer for peer in generate_peers(merged, unmerged, setting.asking(), (2,))}
+    expected = stepwise_answers(
+        unmerged,
+        questions,
+        setting.grammar,
+        renderer=setting.renderer,
+        tokenizer=setting.tokenizer,
+        device=setting.workload.device,
+    )
+    bound = peers["generate_prefix_fn"]
+    assert [bound.answer([task])[0] for task in setting.tasks] == expected
+    assert bound.answer(setting.tasks) == expected
+    assert peers["generate_merged"].answer(setting.tasks) == peers["generate_unmerged"].answer(setting.tasks)
 
 
 def test_recorded_answers_are_replayed_on_other_shapes_with_as_many_tokens(place: Path, real: dict[str, Any]) -> None:
@@ -239,6 +260,11 @@ def _run(place: Path, *arguments: str) -> dict[str, Any]:
     json.dumps(report)
     assert set(report) >= set(CONTESTANTS) or "fuzz" in report
     return report
+
+
+def _real_setting(place: Path) -> Setting:
+    workload = Workload(GEMMA3_270M, torch.device("cpu"), place / "models", "fp32")
+    return real_setting(workload, place / "data", place / "adapters", None)
 
 
 def _alpaca(rows: list[tuple[str, str]]) -> str:
