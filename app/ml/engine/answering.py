@@ -12,16 +12,14 @@ from typing import Any
 
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
-from app.ml.codes import AnswerGrammar, AnswerMode, parse_answer
+from app.ml.codes import MAX_FREE_TOKENS, AnswerGrammar, AnswerMode, parse_answer
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
 MAX_ADAPTERS = 16
-MAX_PROMPT_TOKENS = 2048
-_FREE_TOKENS = 24
 _BATCH_ROWS = 16
 
 
@@ -142,7 +140,7 @@ class AnswerEngine:
         prompts = self._prompts(questions, PromptRenderer("plain"))
         tokenizer = self._base.tokenizer
         with self._without_adapters():
-            texts = decode_free(self._network, prompts, tokenizer, device=self._base.device, max_new_tokens=_FREE_TOKENS)
+            texts = decode_free(self._network, prompts, tokenizer, device=self._base.device, max_new_tokens=MAX_FREE_TOKENS)
         return [
             EngineAnswer(
                 best=DecodedAnswer(parse_answer(text), (probability,) * len(parse_answer(text)), probability),

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from app.ml.codes import AnswerGrammar
-from app.ml.engine.answering import MAX_PROMPT_TOKENS
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
@@ -21,7 +20,7 @@ from app.ml.engine.loss import summed_loss
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
 _ANSWER_BATCH_ROWS = 16
 
