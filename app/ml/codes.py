@@ -19,6 +19,8 @@ AnswerMode = Literal["closed", "open_values", "free"]
 SEPARATOR = "|"
 VALUE_CATEGORY = "value"
 MAX_CODES_PER_ANSWER = 64
+MAX_FREE_TOKENS = 24
+"""Longest text that a base model alone is let write, tokens."""
 
 _NUMBERED = re.compile(r"(?P<category>.+)_\d+")
 

@@ -16,6 +16,9 @@ from app.ml.errors import InvalidSpec
 from app.ml.spec import Template
 from app.ml.tokens import TextTokenizer
 
+MAX_PROMPT_TOKENS = 2048
+"""Longest prompt that is answered, tokens; whatever answers."""
+
 _MIN_ROWS_FOR_WRAPPER = 20
 _MIN_WRAPPER_CHARS = 6
 

@@ -16,7 +16,7 @@ from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
 from app.ml.calibration import Calibration
 from app.ml.codes import AnswerMode
-from app.ml.engine.asks import MAX_PROMPT_TOKENS, Ask, EngineAnswer
+from app.ml.engine.asks import Ask, EngineAnswer
 from app.ml.engine.drafted.engine import DraftedEngine
 from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.questions import Question
@@ -25,7 +25,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.packed.anatomy import find_anatomy
 from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
 __all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
 
@@ -98,8 +98,10 @@ class AnswerEngine:
             PromptTooLong: the question has more than 2048 tokens.
             KeyError: the adapter is not in memory.
         """
+        return self._submit(ask, self._prompt(ask), deadline)
+
+    def _submit(self, ask: Ask, prompt: list[int], deadline: float | None) -> "Future[EngineAnswer]":
         drafted = self.drafted
-        prompt = self._prompt(ask)
         if drafted is not None and (ask.checksum is None or self._is_drafted(ask.checksum)):
             return drafted.submit(ask, prompt, partial(self._answer_of, ask), deadline=deadline)
         future: Future[EngineAnswer] = Future()
@@ -154,9 +156,8 @@ class AnswerEngine:
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
-        for ask in asks:
-            self._prompt(ask)
-        futures = [self.submit(ask) for ask in asks]
+        prompts = [self._prompt(ask) for ask in asks]
+        futures = [self._submit(ask, prompt, None) for ask, prompt in zip(asks, prompts, strict=True)]
         self._work_off()
         return [future.result() for future in futures]
 

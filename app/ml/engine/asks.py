@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from app.ml.codes import AnswerMode
 from app.ml.engine.decoding import DecodedAnswer
 
-MAX_PROMPT_TOKENS = 2048
-
 
 @dataclass(frozen=True)
 class Ask:

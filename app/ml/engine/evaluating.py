@@ -13,7 +13,6 @@ import torch
 
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.answering import AnswerEngine
-from app.ml.engine.asks import MAX_PROMPT_TOKENS
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
@@ -23,7 +22,7 @@ from app.ml.engine.observing import Observation
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
 _ANSWER_BATCH_ROWS = 16
 

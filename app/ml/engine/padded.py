@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.ml.adapter_card import AdapterCard
-from app.ml.codes import AnswerGrammar, AnswerMode, CodeVocabulary, parse_answer
+from app.ml.codes import MAX_FREE_TOKENS, AnswerGrammar, AnswerMode, CodeVocabulary, parse_answer
 from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free, observe_constrained
 from app.ml.engine.loading import LoadedModel
@@ -20,7 +20,6 @@ from app.ml.engine.observing import Observation
 
 MAX_ADAPTERS = 16
 PADDED_ROWS = 16
-FREE_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class PaddedEngine:
 
     def _free(self, prompts: Sequence[list[int]], checksum: str | None) -> list[EngineAnswer]:
         tokenizer, device = self._base.tokenizer, self._base.device
-        most, known = FREE_TOKENS, None
+        most, known = MAX_FREE_TOKENS, None
         context = self._without_adapters()
         if checksum is not None:
             slot, context = self._slots[checksum], nullcontext()

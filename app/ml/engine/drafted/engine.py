@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.ml.adapter_card import AdapterCard
+from app.ml.codes import MAX_FREE_TOKENS
 from app.ml.engine.asks import Ask
 from app.ml.engine.device import free_memory_bytes
 from app.ml.engine.drafted.adapters import AdapterShelf, LoadedAdapter, ReadAdapter
@@ -23,7 +24,6 @@ from app.ml.engine.drafted.running import InFlight, PassRunner, judge
 from app.ml.engine.drafted.slots import AdapterSlots, slot_shape_of
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.packed.anatomy import find_anatomy
-from app.ml.engine.padded import FREE_TOKENS
 from app.ml.errors import AnswerTooLong, DeadlinePassed
 
 Answered = TypeVar("Answered")
@@ -283,9 +283,9 @@ class DraftedEngine:
         if ask.checksum is not None:
             adapter = self.shelf.touch(ask.checksum)
         if adapter is None or ask.mode == "free":
-            most = FREE_TOKENS
+            most = MAX_FREE_TOKENS
             if adapter is not None:
-                most = max(FREE_TOKENS, min(256, adapter.vocabularies["closed"].grammar.max_tokens))
+                most = max(MAX_FREE_TOKENS, min(256, adapter.vocabularies["closed"].grammar.max_tokens))
             question = FreeQuestion(waiting.prompt, self.base.tokenizer, most)
             fed = FedAdapter(-1 if adapter is None else adapter.slot, 0)
         else:
