@@ -159,7 +159,7 @@ class _Shards:
         if count == 1:
             self._aside(0).rename(self.folder / "model.safetensors")
             return
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, names in enumerate(self.written):
             file = f"model-{number + 1:05}-of-{count:05}.safetensors"
             self._aside(number).rename(self.folder / file)
