@@ -79,8 +79,8 @@ def convert_to_gguf(converter: Path, model: Path, output: Path, *, go_on: Callab
             _end(process)
     if process.returncode != 0:
         raise GgufConversionFailed(
-            f"{converter.name} gave exit code {process.returncode}: {_last_line(log)} Check that this llama.cpp knows the base "
-            "model's architecture; or export 'merged'."
+            f"{converter.name} gave exit code {process.returncode}: {_last_line(log)} Its packages must be installed on the "
+            "worker, and it must know the base model's architecture; else export 'merged' and convert that elsewhere."
         )
     if not output.is_file() or output.stat().st_size == 0:
         raise GgufConversionFailed(f"{converter.name} ended well but wrote no file. Try another version of llama.cpp.")
@@ -106,4 +106,5 @@ def _last_line(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     # Where the worker keeps its files is nobody's business.
-    return lines[-1].replace(f"{log.parent}/", "")[-_LINE_CHARS:] if lines else "it said nothing."
+    last = lines[-1].replace(f"{log.parent}/", "")[-_LINE_CHARS:] if lines else "it said nothing"
+    return last if last.endswith(".") else f"{last}."

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from app.ml.adapter_card import read_card
 from app.ml.engine.lora import ADAPTER_WEIGHTS
@@ -28,7 +29,6 @@ _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 # What a plain model folder holds beside its weights; the store's own files stay behind.
 _COPIED = (
-    "config.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -87,10 +87,7 @@ def merge_adapter(
             if not go_on(count, len(names)):
                 return False
     shards.finish()
-    _copy_rest(base, target)
-    if unties:
-        config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": False}
-        (target / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2))
+    _copy_rest(base, target, unties=unties)
     return True
 
 
@@ -176,10 +173,17 @@ class _Shards:
         return self.folder / f"shard-{number}.tmp"
 
 
-def _copy_rest(base: Path, target: Path) -> None:
+def _copy_rest(base: Path, target: Path, *, unties: bool) -> None:
     for name in _COPIED:
         if (base / name).is_file():
             shutil.copyfile(base / name, target / name)
+    config = json.loads((base / "config.json").read_text())
+    if not config.get("architectures"):
+        # transformers does without, and forgets it for a GGUF; vLLM and llama.cpp look for nothing else.
+        config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
+    if unties:
+        config["tie_word_embeddings"] = False
+    (target / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True))
     ids = json.loads((base / SPECIAL_IDS).read_text())
     # Answers are greedy and end where training ended them; a base's own sampling defaults would change them.
     GenerationConfig(

@@ -149,6 +149,19 @@ def test_the_tokenizer_comes_along_and_generation_is_greedy(
     ]
 
 
+def test_a_config_that_names_no_architecture_gets_its_name(
+    sharp_folder: BaseModelFolder, trained: dict[str, Published], tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(sharp_folder.path, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    del config["architectures"]
+    (base / "config.json").write_text(json.dumps(config))
+
+    merged = merge(replace(sharp_folder, path=base), trained["lora"], tmp_path / "merged")
+
+    assert json.loads((merged / "config.json").read_text())["architectures"] == ["Gemma3ForCausalLM"]
+
+
 def test_a_merge_that_is_not_wanted_any_more_ends_at_once(
     sharp_folder: BaseModelFolder, trained: dict[str, Published], tmp_path: Path
 ) -> None:
