@@ -31,6 +31,7 @@ from app.db.engine import make_engine
 from app.db.migrating import is_current
 from app.db.unit_of_work import read_only
 from app.evaluations import endpoints as evaluations
+from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
 from app.http.database_errors import install_database_error_handlers
@@ -131,6 +132,7 @@ def create_app(
     app.include_router(models_router)
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
+    app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(answers_router)
     return app
 

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     memory_limit_gib: Annotated[
         float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
     ] = None
+    gguf_converter: Annotated[
+        Path | None, Field(description="llama.cpp's convert_hf_to_gguf.py on the workers; none: found on PATH.")
+    ] = None
     log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
 
     @field_validator("upstream_models")

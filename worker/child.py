@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
 from worker.confidence import Confidence, observe_adapter
+from worker.export_child import export
 from worker.line import Line, SilentLine
 from worker.messages import (
     MESSAGE_FD_VARIABLE,
@@ -342,6 +344,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+_WORK: Mapping[str, Callable[[Assignment, Path, Line], Message]] = {
+    "finetune": finetune,
+    "evaluation": evaluate,
+    "export": export,
+}
+
+
 def main(arguments: list[str]) -> int:
     """Runs one assignment; exit code 0 whenever the last message says how it ended."""
     folder = Path(arguments[0])
@@ -357,7 +366,7 @@ def main(arguments: list[str]) -> int:
         if assignment.kind == "finetune" and assignment.devices > 1:
             start_followers(folder, arguments[1], assignment.devices)
     try:
-        line.say((finetune if assignment.kind == "finetune" else evaluate)(assignment, folder, line))
+        line.say(_WORK[assignment.kind](assignment, folder, line))
     except AppError as error:
         line.say(Refused(error.code, error.message, error.param))
     except Exception:

@@ -100,3 +100,23 @@ class OutOfDeviceMemory(AppError):
 
     kind = Kind.INVALID
     code = "out_of_device_memory"
+
+
+class GgufConverterMissing(Unavailable):
+    """The worker has no llama.cpp converter."""
+
+    code = "gguf_converter_missing"
+    retryable = False
+
+
+class GgufConversionFailed(Unavailable):
+    """llama.cpp's converter did not make a usable file of the merged model."""
+
+    code = "gguf_conversion_failed"
+    retryable = False
+
+
+class NotExportable(InvalidInput):
+    """The model cannot be written in the wanted format."""
+
+    code = "not_exportable"

@@ -1,6 +1,9 @@
 """Single passes of our engine, timed on the device's own clock."""
 
 import random
+import time
+from collections.abc import Callable
+from itertools import pairwise
 from statistics import median
 
 import torch
@@ -83,11 +86,7 @@ def _host_pass(engine: AnswerEngine, *, tokens: int, rows: int) -> HostPass:
     return build_pass(feedings, adapters, shape or exact, idle_place=drafted.rows.idle_place, is_eager=shape is None)
 
 
-def _seconds(run: "object", device: torch.device) -> float:
-    import time  # noqa: PLC0415
-
-    call = run
-    assert callable(call)
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
     for _ in range(3):
         call()
     if device.type != "cuda":
@@ -103,4 +102,4 @@ def _seconds(run: "object", device: torch.device) -> float:
         call()
         event.record()
     torch.cuda.synchronize()
-    return median(before.elapsed_time(after) for before, after in zip(events, events[1:], strict=False)) / 1e3
+    return median(before.elapsed_time(after) for before, after in pairwise(events)) / 1e3

@@ -54,8 +54,8 @@ def decode_constrained(
 ) -> list[list[DecodedAnswer]]:
     """Returns for each prompt its best complete answers, best first: one for `width` 1 (greedy), else up to `width`.
 
-    `decode` gives the text of open values, where the grammar has them. A beam of width W keeps the W most probable partial answers of each question, so an alternative is the best that such
-    a beam finds, not a proven best of all.
+    `decode` gives the text of open values, where the grammar has them. A beam of width W keeps the W most probable partial
+    answers of each question, so an alternative is the best that such a beam finds, not a proven best of all.
     """
     sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
     paths = [_Path(question, grammar.initial) for question in range(len(prompts))]
