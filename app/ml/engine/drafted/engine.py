@@ -164,6 +164,19 @@ class DraftedEngine:
         self._install_waiting()
         self._start(lane)
 
+    def give_up(self, error: Exception) -> None:
+        """Answers all questions and installations with an error."""
+        with self._lock:
+            waiting = [one.future for queue in self._waiting.values() for one in queue]
+            waiting += [future for _, future in self._installs]
+            self._waiting.clear()
+            self._installs.clear()
+        waiting += [live.waiting.future for lane in self._lanes for live in lane.live]
+        for lane in self._lanes:
+            lane.live, lane.flight, lane.flying = [], None, []
+        for future in waiting:
+            _settle(future, error)
+
     def run_until_idle(self) -> None:
         """Works off all there is."""
         while self.has_work:
