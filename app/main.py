@@ -1,8 +1,9 @@
 """The API process: its composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from anyio import CapacityLimiter
@@ -16,7 +17,11 @@ from app.adapters.endpoints import aliases_router, models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.code_texts import CodeTexts
-from app.answers.endpoints import router as answers_router
+from app.answers.endpoints import PATHS as ANSWER_PATHS
+from app.answers.endpoints import make_router as make_answers_router
+from app.answers.log import AnswerLog, delete_old_answers
+from app.answers.log_endpoints import router as answer_log_router
+from app.answers.log_key import read_or_make_key
 from app.answers.model_names import ModelNames
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
@@ -63,14 +68,24 @@ def create_app(
     code_texts = CodeTexts(engine)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
+    answer_log = (
+        None
+        if settings.answer_log == "off"
+        else AnswerLog(engine, settings.answer_log, key=read_or_make_key(settings.data_dir / "answer_log.key"))
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
+        rounds = (partial(sweep, engine, bell), partial(delete_old_answers, engine, days=settings.answer_log_days))
+        upkeep = asyncio.create_task(_upkeep(rounds, settings.sweep_interval_s))
+        if answer_log is not None:
+            answer_log.start()
         yield
         upkeep.cancel()
+        if answer_log is not None:
+            await answer_log.close()
         await backend.close()
         engine.dispose()
 
@@ -93,8 +108,9 @@ def create_app(
         backend,
         names,
         code_texts,
-        AnswerLimits(settings.max_question_chars, settings.max_batch_questions),
+        AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
+        log=answer_log,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file,)
@@ -108,11 +124,13 @@ def create_app(
         },
     )
     # Added last, so that it stands around everything.
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, quiet_routes=ANSWER_PATHS)
     install_error_handlers(app)
     install_database_error_handlers(app)
     registry = CollectorRegistry()
     registry.register(_JobCounts(engine))
+    # The app's own routes and in front, where they are found first.
+    app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
     app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
@@ -127,7 +145,7 @@ def create_app(
     app.include_router(models_router)
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
-    app.include_router(answers_router)
+    app.include_router(answer_log_router)
     return app
 
 
@@ -165,12 +183,13 @@ def _readiness(
     return checks
 
 
-async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
+async def _upkeep(rounds: Sequence[Callable[[], object]], interval_s: float) -> None:
     while True:
-        try:
-            await run_sync(sweep, engine, bell)
-        except Exception:
-            _log.exception("sweep_failed")
+        for work in rounds:
+            try:
+                await run_sync(work)
+            except Exception:
+                _log.exception("upkeep_failed")
         await asyncio.sleep(interval_s)
 
 

@@ -88,7 +88,7 @@ class TestOneQuestion:
 
         ask(api, model="telecom:1", alternatives=3)
 
-        assert api.backend.requests == [AnswerRequest((QUESTION,), BASE, "d" * 64, 3)]
+        assert api.backend.requests == [AnswerRequest((QUESTION,), BASE, "d" * 64, 3, deadline_s=60.0)]
 
     @pytest.mark.parametrize("question", [" ", "\n\t", "\u3000"])
     def test_a_blank_question_is_refused(self, api: Api, question: str) -> None:
