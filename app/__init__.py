@@ -10,7 +10,7 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
-    evaluations
+    evaluations | exports
     answers
     jobs
     codebook

@@ -16,6 +16,8 @@ from sqlalchemy import Engine, select
 from app.adapters.endpoints import aliases_router, models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
+from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
+from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
 from app.answers.endpoints import PATHS as ANSWER_PATHS
 from app.answers.endpoints import make_router as make_answers_router
@@ -25,6 +27,7 @@ from app.answers.log_key import read_or_make_key
 from app.answers.model_names import ModelNames
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
+from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
 from app.datasets import endpoints as datasets
@@ -33,6 +36,7 @@ from app.db.engine import make_engine
 from app.db.migrating import is_current
 from app.db.unit_of_work import read_only
 from app.evaluations import endpoints as evaluations
+from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
 from app.http.database_errors import install_database_error_handlers
@@ -63,8 +67,9 @@ def create_app(
     engine = make_engine(settings.resolved_database_url)
     store = ModelStore(settings.models_dir, settings.base_models)
     bell = doorbell or CeleryDoorbell(make_celery(settings.resolved_broker_url))
-    backend = answer_backend or AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
     names = ModelNames(engine, store)
+    blobs = LocalBlobStore(settings.blobs_dir)
+    backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +102,7 @@ def create_app(
         form_limits={"max_files": 1, "max_fields": 16},
     )
     app.state.engine = engine
-    app.state.blobs = LocalBlobStore(settings.blobs_dir)
+    app.state.blobs = blobs
     app.state.model_store = store
     app.state.bell = bell
     app.state.model_names = names
@@ -146,7 +151,30 @@ def create_app(
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(answer_log_router)
+    app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app
+
+
+def build_answer_backend(settings: Settings, store: ModelStore, blobs: BlobStore, names: ModelNames) -> AnswerBackend:
+    """Returns the backend that the deployment chose."""
+    match settings.answer_backend:
+        case "answerer":
+            return AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
+        case "openai_upstream":
+            key = settings.upstream_api_key
+            return OpenAIUpstreamBackend(
+                settings.upstream_url,
+                UpstreamLimits(
+                    timeout_s=settings.answer_timeout_s,
+                    max_concurrent=settings.upstream_max_concurrent,
+                    max_pending=settings.max_pending_answers,
+                ),
+                api_key=None if key is None else key.get_secret_value(),
+                models=settings.upstream_models,
+                structured=settings.upstream_structured,
+                prompted_models=PromptedModels(store, blobs),
+                find_checksum=names.find_checksum,
+            )
 
 
 def _readiness(

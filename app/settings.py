@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.ml.model_store import GEMMA3_270M
@@ -35,6 +35,22 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(description="Address that the API listens on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the API listens on.")] = 8000
     answerer_url: Annotated[str, Field(description="Where the API finds the answerer.")] = "http://127.0.0.1:8001"
+    answer_backend: Annotated[
+        Literal["answerer", "openai_upstream"], Field(description="What answers: our answerer, or an OpenAI-compatible engine.")
+    ] = "answerer"
+    upstream_url: Annotated[str, Field(description="Base URL of the upstream engine's OpenAI dialect; it ends with /v1.")] = (
+        "http://127.0.0.1:8002/v1"
+    )
+    upstream_api_key: Annotated[SecretStr | None, Field(description="The upstream engine's key; none: it wants none.")] = None
+    upstream_models: Annotated[
+        dict[str, str],
+        Field(description="JSON: an adapter's checksum or id, or a base model's name -> the upstream engine's name for it."),
+    ] = {}
+    upstream_structured: Annotated[
+        Literal["structured_outputs", "guided_regex", "regex", "grammar", "none"],
+        Field(description="The field that tells the upstream engine which answers are valid."),
+    ] = "structured_outputs"
+    upstream_max_concurrent: Annotated[int, Field(ge=1, description="Questions under way at the upstream engine at once.")] = 64
     base_model: Annotated[str, Field(description="The base model that the answerer holds and jobs use by default.")] = GEMMA3_270M
     base_models: Annotated[
         dict[str, str], Field(description="The operator's list: name -> package:, hub:, folder: or gguf: source (JSON).")
@@ -45,7 +61,7 @@ class Settings(BaseSettings):
     max_batch_questions: Annotated[int, Field(ge=1, le=1000, description="Most questions of one /answer/batch.")] = 64
     max_queued_jobs: Annotated[int, Field(ge=1, description="Most jobs that wait or run; further ones get 429.")] = 1000
     max_pending_answers: Annotated[
-        int, Field(ge=1, description="Questions that the answerer holds at once; further ones get 429.")
+        int, Field(ge=1, description="Questions that the answer backend holds at once; further ones get 429.")
     ] = 256
     max_concurrent_answers: Annotated[
         int, Field(ge=1, description="Requests for answers that one API process serves at once; further ones get 429.")
@@ -66,11 +82,24 @@ class Settings(BaseSettings):
     memory_limit_gib: Annotated[
         float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
     ] = None
+    gguf_converter: Annotated[
+        Path | None, Field(description="llama.cpp's convert_hf_to_gguf.py on the workers; none: found on PATH.")
+    ] = None
     log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
 
+    @field_validator("upstream_models")
+    @classmethod
+    def _no_alias(cls, models: dict[str, str]) -> dict[str, str]:
+        # An alias moves, and the upstream model would stay: answers of one adapter under another's name.
+        if aliases := [name for name in models if "@" in name]:
+            raise ValueError(f"name an adapter (telecom:7) or its checksum, not an alias: {', '.join(aliases)}")
+        return models
+
     def environment(self) -> dict[str, str]:
-        """Returns the settings as environment variables, for the processes that this one starts."""
+        """Returns the settings as environment variables, secrets included, for the processes that this one starts."""
         values = self.model_dump(mode="json", exclude_none=True)
+        if self.upstream_api_key is not None:
+            values["upstream_api_key"] = self.upstream_api_key.get_secret_value()
         texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
         return {f"DIANDA_{name.upper()}": text for name, text in texts.items()}
 

@@ -12,10 +12,11 @@ from app.datasets import models as _datasets
 from app.db.base import Base
 from app.db.engine import make_engine
 from app.evaluations import models as _evaluations
+from app.exports import models as _exports
 from app.jobs import models as _jobs
 from app.settings import Settings
 
-_TABLES_OF: tuple[Any, ...] = (_adapters, _answers, _codebook, _datasets, _evaluations, _jobs)
+_TABLES_OF: tuple[Any, ...] = (_adapters, _answers, _codebook, _datasets, _evaluations, _exports, _jobs)
 
 
 def _run(connection: Connection) -> None:

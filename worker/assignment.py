@@ -14,12 +14,12 @@ OUTPUT = "output"
 class Assignment:
     """Paths are local and were made by the supervisor; nothing of a user's is a path."""
 
-    kind: Literal["finetune", "evaluation"]
+    kind: Literal["finetune", "evaluation", "export"]
     base_model: str
     base_model_folder: str
     base_model_checksum: str
     dataset: str
-    """Training rows, or the rows to evaluate on."""
+    """Training rows, or the rows to evaluate on; empty for an export."""
     dataset_checksum: str
     validation: str | None
     spec: dict[str, Any]
@@ -33,6 +33,8 @@ class Assignment:
     """None: all that the device has free."""
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
+    gguf_converter: str | None = None
+    """llama.cpp's script, where an export needs it."""
     devices: int = 1
     """Processes that train together, one a GPU."""
     parent_pid: int = field(default_factory=os.getpid)

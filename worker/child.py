@@ -9,8 +9,8 @@ import os
 import platform
 import signal
 import sys
-import threading
 import traceback
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from app.ml.engine.device import choose_dtype, device_facts, limit_memory, pick_
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
+from app.ml.engine.question_index import QuestionIndex
 from app.ml.engine.ranks import join_ranks
 from app.ml.engine.self_test import check_device
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
@@ -41,11 +42,13 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
+from worker.confidence import Confidence, observe_adapter
+from worker.export_child import export
+from worker.line import Line, SilentLine
 from worker.messages import (
     MESSAGE_FD_VARIABLE,
     Advanced,
     CheckpointWritten,
-    ChildWish,
     Evaluated,
     Finished,
     Message,
@@ -53,54 +56,12 @@ from worker.messages import (
     Refused,
     Started,
     Stopped,
-    encode,
 )
 from worker.ranks import follow, is_follower, start_followers
 
 _EVALUATION_BATCH = 16
-
-
-class Line:
-    """The child's end of both pipes."""
-
-    def __init__(self, message_fd: int) -> None:
-        self._pipe = os.fdopen(message_fd, "wb", buffering=0)
-        self._wish = Wish.NONE
-
-    def say(self, message: Message) -> None:
-        """Sends one message; a supervisor that is gone is noticed by `wish`."""
-        try:
-            self._pipe.write(encode(message))
-        except BrokenPipeError:
-            self._wish = Wish.STOP
-
-    def wish(self) -> Wish:
-        """Returns the strongest wish heard so far."""
-        return self._wish
-
-    def listen(self) -> None:
-        """Hears wishes in a thread; the end of stdin and SIGTERM both mean: save and stop."""
-        signal.signal(signal.SIGTERM, lambda *_: self._hear(Wish.SAVE_AND_STOP))
-        threading.Thread(target=self._read_wishes, daemon=True).start()
-
-    def _read_wishes(self) -> None:
-        for line in sys.stdin:
-            self._hear(Wish(ChildWish(line.strip()).value))
-        self._hear(Wish.SAVE_AND_STOP)
-
-    def _hear(self, wish: Wish) -> None:
-        if self._wish is not Wish.STOP:
-            self._wish = wish
-
-
-class SilentLine(Line):
-    """A line of a rank that has nobody to talk to."""
-
-    def __init__(self) -> None:
-        self._wish = Wish.NONE
-
-    def say(self, message: Message) -> None:
-        """Says nothing: rank 0 has said it."""
+# Time for confidences: a tenth of the training's, and for short trainings a little more.
+_OBSERVING_SHARE, _OBSERVING_S = 0.1, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,8 +132,8 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         folder / "checkpoints",
         Path(assignment.resume_from) if assignment.resume_from else None,
         held_out=held_out if is_scored_by_epoch else None,
-        # All held-out rows are answered once more at the end, unless the epoch's scores are those of all rows.
-        saves_last=held_out is not None and not (is_scored_by_epoch and len(held_out.prompts) <= spec.eval_max_rows),
+        # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
+        saves_last=held_out is not None,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
@@ -212,12 +173,24 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         metrics=metrics,
         versions=_versions(),
     )
+    unsealed = folder / "unsealed"
+    unsealed.mkdir()
+    save_adapter(result.network, unsealed)
+    write_card(unsealed, card)
+    bare = [renderer.wrapper.strip(example.question) for example in examples]
+    QuestionIndex.build(bare, [example.codes for example in examples], vocabulary=vocabulary).save(unsealed)
+    confidence = _observed(assignment, base, result, unsealed, examples, renderer, line)
+    if confidence is None:
+        return Stopped()
+    metrics |= confidence.to_metrics()
+    write_card(
+        unsealed,
+        dataclasses.replace(card, metrics=metrics, calibration=confidence.calibration, novelty=confidence.novelty),
+    )
+    checksum = seal_folder(unsealed, about={"base_model": assignment.base_model})
     output = folder / OUTPUT
-    adapter = output / "adapter"
-    adapter.mkdir(parents=True)
-    save_adapter(result.network, adapter)
-    write_card(adapter, card)
-    checksum = seal_folder(adapter, about={"base_model": assignment.base_model})
+    output.mkdir()
+    unsealed.rename(output / "adapter")
     (output / "loss.csv").write_bytes(loss_csv(losses))
     (output / "loss.png").write_bytes(
         loss_png(losses, title=f"{assignment.base_model}, {len(rows)} rows, seed {assignment.seed}")
@@ -323,6 +296,31 @@ def _final_scores(base: LoadedModel, result: TrainResult, held_out: HeldOut, lin
     return None if scores is None else scores.to_mapping()
 
 
+def _observed(
+    assignment: Assignment,
+    base: LoadedModel,
+    result: TrainResult,
+    unsealed: Path,
+    examples: list[Example],
+    renderer: PromptRenderer,
+    line: Line,
+) -> Confidence | None:
+    """Returns what the held-out rows say of the adapter's confidence; None where a wish came between."""
+    if assignment.validation is None:
+        return Confidence()
+    # Answered as the answerer will: the saved adapter, on the bare base model.
+    base.network = result.network.unload()
+    return observe_adapter(
+        AnswerEngine(base),
+        unsealed,
+        examples=examples,
+        held_out=read_examples(Path(assignment.validation)),
+        renderer=renderer,
+        budget_s=_OBSERVING_SHARE * result.state.seconds + _OBSERVING_S,
+        line=line,
+    )
+
+
 def _best(spec: FinetuneSpec, result: TrainResult) -> dict[str, Any]:
     place = find_best(result.state.evaluations, spec.metric_for_best_model)
     assert place is not None
@@ -346,6 +344,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+_WORK: Mapping[str, Callable[[Assignment, Path, Line], Message]] = {
+    "finetune": finetune,
+    "evaluation": evaluate,
+    "export": export,
+}
+
+
 def main(arguments: list[str]) -> int:
     """Runs one assignment; exit code 0 whenever the last message says how it ended."""
     folder = Path(arguments[0])
@@ -361,7 +366,7 @@ def main(arguments: list[str]) -> int:
         if assignment.kind == "finetune" and assignment.devices > 1:
             start_followers(folder, arguments[1], assignment.devices)
     try:
-        line.say((finetune if assignment.kind == "finetune" else evaluate)(assignment, folder, line))
+        line.say(_WORK[assignment.kind](assignment, folder, line))
     except AppError as error:
         line.say(Refused(error.code, error.message, error.param))
     except Exception:

@@ -37,6 +37,7 @@ class WorkerContext:
     devices_per_job: int
     memory_limit_gib: float | None
     stopping: StopFlag
+    gguf_converter: Path | None = None
 
 
 def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> WorkerContext:
@@ -55,4 +56,5 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         devices_per_job=settings.devices_per_job,
         memory_limit_gib=settings.memory_limit_gib,
         stopping=stopping,
+        gguf_converter=settings.gguf_converter,
     )

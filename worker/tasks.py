@@ -11,12 +11,14 @@ from app.jobs.leases import Lease, claim_next, interrupt
 from app.jobs.service import fail
 from worker.context import WorkerContext
 from worker.evaluation import run_evaluation
+from worker.export import run_export
 from worker.finetune import run_finetune
 
 _log = structlog.get_logger()
 _RECIPES: Mapping[str, Callable[[WorkerContext, Lease], None]] = {
     repository.FINETUNE: run_finetune,
     repository.EVALUATION: run_evaluation,
+    repository.EXPORT: run_export,
 }
 
 

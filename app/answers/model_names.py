@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 
 from app.adapters.service import ResolvedModel, resolve
 from app.db.unit_of_work import read_only
+from app.errors import NotFound
 from app.ml.model_store import ModelStore
 
 _KEPT_S = 1.0
@@ -35,6 +36,13 @@ class ModelNames:
         if generation == self._generation:
             self._kept[name] = (time.monotonic(), resolved)
         return resolved
+
+    async def find_checksum(self, adapter_id: str) -> str | None:
+        """Returns an adapter's checksum, or None where there is no such adapter."""
+        try:
+            return (await self.resolve(adapter_id)).adapter_checksum
+        except NotFound:
+            return None
 
     def forget(self) -> None:
         """Drops everything: a name has moved."""

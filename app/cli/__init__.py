@@ -1,1 +1,1 @@
-"""`dianda …`: a client of the HTTP API, plus `up`, `worker`, `migrate` and `models`. Never imports torch."""
+"""`dianda …`: a client of the HTTP API (`export`), plus `up`, `worker`, `migrate` and `models`. Never imports torch."""

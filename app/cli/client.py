@@ -1,7 +1,8 @@
 """Speaks to the API and turns its errors into messages for a terminal."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,6 +36,26 @@ class ApiClient:
     def get_bytes(self, path: str) -> bytes:
         """Returns a file's bytes."""
         return bytes(self._request("GET", path).content)
+
+    @contextmanager
+    def download(self, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Yields a body's size and its bytes as they arrive.
+
+        Raises:
+            ApiError: the API refused, or the connection broke before the last byte.
+        """
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                yield int(response.headers["content-length"]), response.iter_bytes()
+        except httpx2.HTTPError as error:
+            raise ApiError(f"The download from {self.url} broke ({type(error).__name__}). Try again.") from error
+
+    def delete(self, path: str) -> dict[str, Any]:
+        """Deletes a thing."""
+        return self._json("DELETE", path)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Sends a JSON object and returns one."""
@@ -82,8 +103,13 @@ class ApiClient:
         except httpx2.HTTPError as error:
             raise ApiError(f"{self.url} does not answer ({type(error).__name__}). Start the product with: dianda up") from error
         if response.is_error:
-            try:
-                raise ApiError(response.json()["error"]["message"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ApiError(f"{method} {path} gave {response.status_code}.") from error
+            raise _refusal(response)
         return response
+
+
+def _refusal(response: httpx2.Response) -> ApiError:
+    try:
+        return ApiError(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        request = response.request
+        return ApiError(f"{request.method} {request.url.path} gave {response.status_code}.")

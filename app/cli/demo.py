@@ -5,16 +5,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from app.cli.client import ApiClient, ApiError
 from app.cli.stack import Stack, free_port, running_stack, tail
+from app.cli.waiting import wait_for_success
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.ml.model_store import ModelStore
@@ -30,7 +29,6 @@ _EPOCHS = 3
 _TRAINING_ENDS_S = 290.0
 _FEWEST_ROWS = 60
 _PROBE_ROWS = 24
-_ENDED = ("succeeded", "failed", "cancelled")
 
 
 def run_demo(settings: Settings, *, samples: Path) -> None:
@@ -138,7 +136,7 @@ def _create_job(client: ApiClient, base_model: str, file_id: str, extra: dict[st
 
 def _evaluate(console: Console, client: ApiClient, title: str, model: str, file_id: str) -> float:
     evaluation = client.post("/v1/evaluations", {"model": model, "file": file_id})
-    done = _poll(console, title, lambda: client.get(f"/v1/evaluations/{evaluation['id']}"))
+    done = wait_for_success(console, title, lambda: client.get(f"/v1/evaluations/{evaluation['id']}"))
     metrics = done["metrics"]
     console.print(
         f"[bold]{title}[/bold] on {metrics['rows']} held-out rows: exact match {metrics['exact_match']:.3f}, "
@@ -148,41 +146,7 @@ def _evaluate(console: Console, client: ApiClient, title: str, model: str, file_
 
 
 def _follow(console: Console, client: ApiClient, job_id: str, title: str) -> dict[str, Any]:
-    return _poll(console, title, lambda: client.get(f"/v1/fine_tuning/jobs/{job_id}"))
-
-
-def _poll(console: Console, title: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Shows a bar with loss and ETA until what `read` returns has ended."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
-        TimeElapsedColumn(),
-    )
-    last_line = ""
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, facts="waiting for the worker")
-        while True:
-            state = read()
-            progress = state["progress"] or {}
-            if "total_steps" in progress:
-                facts = (
-                    "" if "loss" not in progress else f"loss {progress['loss']:.3f} · ETA {progress['seconds_remaining']:.0f} s"
-                )
-                bar.update(task, total=progress["total_steps"], completed=progress["step"], facts=facts)
-                # Where no terminal draws the bar, a line now and then.
-                line = f"{title}: {progress['step']}/{progress['total_steps']} {facts}"
-                tenth = progress["step"] * 5 // progress["total_steps"]
-                if not console.is_terminal and f"{tenth}" != last_line:
-                    last_line = f"{tenth}"
-                    console.print(line)
-            if state["status"] in _ENDED:
-                break
-            time.sleep(0.5)
-    if state["status"] != "succeeded":
-        raise ApiError(f"{title}: {state['status']}. {(state['error'] or {}).get('message', '')}")
-    return state
+    return wait_for_success(console, title, lambda: client.get(f"/v1/fine_tuning/jobs/{job_id}"))
 
 
 def _wait_ready(console: Console, client: ApiClient) -> None:

@@ -14,10 +14,12 @@ from rich.table import Table
 from app.cli.client import ApiClient, ApiError
 from app.cli.data import data_cli
 from app.cli.demo import run_demo
+from app.cli.export import export_to_folder
 from app.cli.stack import StackError, running_stack, worker_command
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.errors import AppError
+from app.ml.export_folders import ExportFormat
 from app.ml.model_store import ModelStore
 from app.settings import Settings
 
@@ -109,6 +111,23 @@ def migrate() -> None:
     """Brings the database to this version's schema."""
     upgrade(make_engine(Settings().resolved_database_url))
     _console.print("The database is current.")
+
+
+@cli.command()
+def export(
+    model: Annotated[str, typer.Argument(help="An adapter (telecom:1) or alias (telecom@production).")],
+    to: Annotated[Path, typer.Option(help="Folder to make.")],
+    format: Annotated[ExportFormat, typer.Option(help="peft, merged, or gguf (needs llama.cpp on the worker).")] = "peft",
+    url: Annotated[str | None, typer.Option(help="Where the API is; none: DIANDA_HOST and DIANDA_PORT.")] = None,
+    keep: Annotated[bool, typer.Option(help="Leave the product's own copy of the files where it is.")] = False,
+) -> None:
+    """Writes an adapter into a folder that plain peft, plain transformers or llama.cpp load."""
+    settings = Settings()
+    try:
+        with ApiClient(url or f"http://{settings.host}:{settings.port}") as client:
+            export_to_folder(client, _console, model=model, format=format, to=to, keeps=keep)
+    except (ApiError, OSError) as error:
+        _fail(error)
 
 
 @models_cli.command("list")

@@ -131,7 +131,7 @@ def find_redis_server() -> str:
 
 @contextmanager
 def running_stack(settings: Settings, *, with_worker: bool = True) -> Iterator[Stack]:
-    """Starts redis, answerer, api and worker, and stops them when the block ends.
+    """Starts redis, api, worker and, unless another engine answers, the answerer; stops them when the block ends.
 
     The database must be migrated. The broker and the answerer get addresses of their own on loopback.
 
@@ -164,11 +164,12 @@ def running_stack(settings: Settings, *, with_worker: bool = True) -> Iterator[S
 
     if settings.broker_url is None:
         add("redis", [find_redis_server(), *_redis_options(socket_path, redis_dir)])
-    add(
-        "answerer",
-        [*uvicorn, "app.answerer.main:create_app", "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
-        ALLOCATOR_ENVIRONMENT,
-    )
+    if settings.answer_backend == "answerer":
+        add(
+            "answerer",
+            [*uvicorn, "app.answerer.main:create_app", "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
+            ALLOCATOR_ENVIRONMENT,
+        )
     add("api", [*uvicorn, "app.main:create_app", "--host", settings.host, "--port", str(settings.port), *graceful])
     if with_worker:
         add("worker", worker_command())

@@ -25,7 +25,7 @@ class Job(Base):
     training_file_id: Mapped[str | None] = mapped_column(String(64))
     validation_file_id: Mapped[str | None] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
-    """A FinetuneSpec, or what an evaluation asks."""
+    """A FinetuneSpec, or what an evaluation or export asks."""
     hyperparameters: Mapped[dict[str, Any]]
     """As the client gave them."""
     suffix: Mapped[str | None] = mapped_column(String(64))

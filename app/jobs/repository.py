@@ -16,6 +16,7 @@ from app.ml.best_epoch import find_best
 
 FINETUNE = "finetune"
 EVALUATION = "evaluation"
+EXPORT = "export"
 _TERMINAL_VALUES = [status.value for status in TERMINAL]
 
 
@@ -88,11 +89,11 @@ def find_unfinished_user_of_file(session: Session, file_id: str) -> str | None:
 
 
 def find_unfinished_user_of_adapter(session: Session, adapter_id: str) -> str | None:
-    """Returns the id of an unfinished evaluation of an adapter, or None."""
-    job_id = session.scalar(
-        select(Job.id).where(Job.kind == EVALUATION, Job.adapter_id == adapter_id, Job.status.not_in(_TERMINAL_VALUES)).limit(1)
-    )
-    return f"evaluation job {job_id!r}" if job_id else None
+    """Returns the kind and id of an unfinished evaluation or export of an adapter, or None."""
+    found = session.execute(
+        select(Job.kind, Job.id).where(Job.adapter_id == adapter_id, Job.status.not_in(_TERMINAL_VALUES)).limit(1)
+    ).first()
+    return f"{found.kind} job {found.id!r}" if found else None
 
 
 def update_fenced(session: Session, job_id: str, fence: int, values: dict[str, Any]) -> bool:

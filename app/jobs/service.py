@@ -159,19 +159,24 @@ def create_evaluation(
     """Checks and queues an evaluation."""
     store.get(base_model)
     _trainable(session, file_id, "file")
-    job = Job(
-        id=new_id("evaljob"),
-        kind=repository.EVALUATION,
-        base_model=base_model,
-        training_file_id=None,
-        validation_file_id=file_id,
-        spec=dict(spec),
-        hyperparameters={},
-        suffix=None,
-        seed=0,
-        user_metadata={},
-        adapter_id=adapter_id,
-    )
+    job = _job_on_model("evaljob", repository.EVALUATION, base_model, adapter_id, spec)
+    job.validation_file_id = file_id
+    return _queue(session, job, bell=bell, max_unfinished=max_unfinished)
+
+
+def create_export(
+    session: Session,
+    *,
+    base_model: str,
+    adapter_id: str,
+    spec: Mapping[str, Any],
+    store: ModelStore,
+    bell: Doorbell,
+    max_unfinished: int,
+) -> Job:
+    """Checks and queues an export."""
+    store.get(base_model)
+    job = _job_on_model("exportjob", repository.EXPORT, base_model, adapter_id, spec)
     return _queue(session, job, bell=bell, max_unfinished=max_unfinished)
 
 
@@ -299,6 +304,22 @@ def fail(session: Session, lease: Lease, *, code: str, message: str, param: str 
         fence=lease.fence,
         level="error",
         values={"error_code": code, "error_message": message, "error_param": param},
+    )
+
+
+def _job_on_model(prefix: str, kind: str, base_model: str, adapter_id: str | None, spec: Mapping[str, Any]) -> Job:
+    return Job(
+        id=new_id(prefix),
+        kind=kind,
+        base_model=base_model,
+        training_file_id=None,
+        validation_file_id=None,
+        spec=dict(spec),
+        hyperparameters={},
+        suffix=None,
+        seed=0,
+        user_metadata={},
+        adapter_id=adapter_id,
     )
 
 

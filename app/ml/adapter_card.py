@@ -7,7 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from app.ml.calibration import Calibration, find_calibration
 from app.ml.codes import CodeVocabulary
+from app.ml.novelty_limit import NoveltyLimit
 from app.ml.prompting import PromptRenderer, Wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 
@@ -30,8 +32,10 @@ class AdapterCard:
     vocabulary: CodeVocabulary
     metrics: dict[str, object]
     versions: dict[str, str]
-    calibration: dict[str, object] | None = None
+    calibration: Calibration | None = None
     """None: confidences are the model's own, uncalibrated."""
+    novelty: NoveltyLimit | None = None
+    """None: no question is called out of scope."""
 
     @property
     def renderer(self) -> PromptRenderer:
@@ -41,7 +45,12 @@ class AdapterCard:
 
 def write_card(folder: Path, card: AdapterCard) -> None:
     """Writes `dianda.json` into an adapter's folder."""
-    mapping = {"version": CARD_VERSION, **asdict(card), "spec": card.spec.to_mapping()}
+    mapping = {
+        "version": CARD_VERSION,
+        **asdict(card),
+        "spec": card.spec.to_mapping(),
+        "calibration": None if card.calibration is None else card.calibration.to_mapping(),
+    }
     (folder / CARD).write_text(json.dumps(mapping, ensure_ascii=False, indent=1))
 
 
@@ -60,5 +69,7 @@ def read_card(folder: Path) -> AdapterCard:
         vocabulary=CodeVocabulary(tuple(vocabulary["codes"]), vocabulary["max_codes_per_answer"]),
         metrics=mapping["metrics"],
         versions=mapping["versions"],
-        calibration=mapping["calibration"],
+        calibration=find_calibration(mapping["calibration"]),
+        # Cards of before have none.
+        novelty=None if mapping.get("novelty") is None else NoveltyLimit(**mapping["novelty"]),
     )

@@ -21,6 +21,18 @@ class PromptTooLong(InvalidInput):
     code = "question_too_long"
 
 
+class AnswerTooLong(InvalidInput):
+    """An answer grows longer than the engine has room for."""
+
+    code = "answer_too_long"
+
+
+class DeadlinePassed(Unavailable):
+    """Nobody waits for an answer any more."""
+
+    code = "deadline_passed"
+
+
 class BaseModelMissing(NotFound):
     """The base model is on the operator's list, but its weights are not in the store."""
 
@@ -88,3 +100,23 @@ class OutOfDeviceMemory(AppError):
 
     kind = Kind.INVALID
     code = "out_of_device_memory"
+
+
+class GgufConverterMissing(Unavailable):
+    """The worker has no llama.cpp converter."""
+
+    code = "gguf_converter_missing"
+    retryable = False
+
+
+class GgufConversionFailed(Unavailable):
+    """llama.cpp's converter did not make a usable file of the merged model."""
+
+    code = "gguf_conversion_failed"
+    retryable = False
+
+
+class NotExportable(InvalidInput):
+    """The model cannot be written in the wanted format."""
+
+    code = "not_exportable"

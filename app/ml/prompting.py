@@ -16,6 +16,9 @@ from app.ml.errors import InvalidSpec
 from app.ml.spec import Template
 from app.ml.tokens import TextTokenizer
 
+MAX_PROMPT_TOKENS = 2048
+"""Longest prompt that is answered, tokens; whatever answers."""
+
 _MIN_ROWS_FOR_WRAPPER = 20
 _MIN_WRAPPER_CHARS = 6
 
@@ -29,10 +32,17 @@ class Wrapper:
 
     def apply(self, question: str) -> str:
         """Wraps a bare question; one that is wrapped already stays as it is."""
-        is_long_enough = len(question) >= len(self.before) + len(self.after)
-        if is_long_enough and question.startswith(self.before) and question.endswith(self.after):
+        if self._is_around(question):
             return question
         return f"{self.before}{question}{self.after}"
+
+    def strip(self, question: str) -> str:
+        """Returns the bare question of a wrapped one; one that is bare already stays as it is."""
+        return question[len(self.before) : len(question) - len(self.after)] if self._is_around(question) else question
+
+    def _is_around(self, question: str) -> bool:
+        is_long_enough = len(question) >= len(self.before) + len(self.after)
+        return is_long_enough and question.startswith(self.before) and question.endswith(self.after)
 
 
 @dataclass(frozen=True)

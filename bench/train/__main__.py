@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -14,10 +12,10 @@ from typing import Any
 
 import torch
 
-from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from app.ml.engine.batching import TokenRow, step_rows
 from app.ml.engine.device import device_facts, pick_device, use_threads
 from app.ml.spec import PRESETS, FinetuneSpec
+from bench.restart import restart_with_allocator_environment
 from bench.train.contestant import Contestant, Measurement
 from bench.train.hf_trainer import run_hf_trainer
 from bench.train.ours import run_ours
@@ -32,7 +30,7 @@ def main() -> None:
     """Runs the parts that are asked for."""
     options = _options()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    _with_allocator_environment()
+    restart_with_allocator_environment("bench.train")
     device = torch.device("cpu") if options.device == "cpu" else pick_device()
     use_threads(None)
     workload = Workload(options.model, device, Path(options.store))
@@ -72,13 +70,6 @@ def _options() -> argparse.Namespace:
     options.batch = options.batch or (16 if on_cpu else 64)
     options.steps = options.steps or (6 if on_cpu else 20)
     return options
-
-
-def _with_allocator_environment() -> None:
-    """Starts this program anew with the allocator's settings that a job's process has, for all contestants alike."""
-    if any(name not in os.environ for name in ALLOCATOR_ENVIRONMENT):
-        environment = os.environ | ALLOCATOR_ENVIRONMENT
-        os.execve(sys.executable, [sys.executable, "-m", "bench.train", *sys.argv[1:]], environment)  # noqa: S606
 
 
 def _batched(spec: FinetuneSpec, batch: int, rows_at_once: int) -> FinetuneSpec:

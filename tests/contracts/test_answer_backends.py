@@ -26,7 +26,9 @@ from app.answers.backends.answerer import AnswererBackend, RefusedByAnswerer
 from app.answers.backends.scripted import ScriptedBackend
 from app.errors import AppError, Internal
 from tests.fixtures.api import free_port, make_settings, serving
+from tests.fixtures.openai_engine import scripted_engine
 from tests.fixtures.tiny import TINY, write_tiny_model
+from tests.fixtures.upstream import make_upstream_backend, make_upstream_store
 
 Result = TypeVar("Result")
 MakeBackend = Callable[[], AnswerBackend]
@@ -61,10 +63,21 @@ def answerer_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module", params=["scripted", "answerer"])
+@pytest.fixture(scope="module")
+def make_upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBackend]:
+    """Yields a maker of backends over a scripted engine of OpenAI's dialect."""
+    stores = make_upstream_store(tmp_path_factory.mktemp("upstream"))
+    with scripted_engine() as engine:
+        yield lambda: make_upstream_backend(engine.url, stores, models={TINY: "upstream-tiny"})
+
+
+@pytest.fixture(scope="module", params=["scripted", "answerer", "openai_upstream"])
 def make(request: pytest.FixtureRequest) -> MakeBackend:
     if request.param == "scripted":
         return lambda: ScriptedBackend({"甲": ("a_1",)})
+    if request.param == "openai_upstream":
+        make_upstream: MakeBackend = request.getfixturevalue("make_upstream")
+        return make_upstream
     url = request.getfixturevalue("answerer_url")
 
     def ready_backend() -> AnswerBackend:
@@ -123,6 +136,16 @@ class TestEveryBackend:
         answers = use(make, ask)
 
         assert all(answer == answers[0] for answer in answers)
+
+    def test_a_caller_that_goes_away_leaves_the_next_one_its_answer(self, make: MakeBackend) -> None:
+        async def ask(backend: AnswerBackend) -> list[AnswerResult]:
+            gone = asyncio.create_task(backend.answer(request("甲", "乙")))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+            return await backend.answer(request("丙"))
+
+        assert len(use(make, ask)) == 1
 
     def test_is_healthy(self, make: MakeBackend) -> None:
         assert use(make, lambda backend: backend.health()) is None

@@ -13,12 +13,13 @@ from app.db.base import Base
 from app.db.engine import make_engine
 from app.db.migrating import downgrade, is_current, upgrade
 from app.evaluations import models as _evaluations
+from app.exports import models as _exports
 from app.jobs import models as _jobs
 from app.jobs.models import Checkpoint
 from tests.fixtures.db import Databases
 from tests.fixtures.queue import insert_file, insert_job, read_job, row_count
 
-_TABLES_OF: tuple[Any, ...] = (_codebook, _datasets, _evaluations, _jobs)
+_TABLES_OF: tuple[Any, ...] = (_codebook, _datasets, _evaluations, _exports, _jobs)
 
 
 def columns(engine: Engine, table: str) -> set[str]:

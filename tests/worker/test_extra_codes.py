@@ -14,9 +14,10 @@ from app.ml.spec import resolve_spec
 from tests.fixtures.queue import insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import TINY, make_tiny_store
 from worker.assignment import Assignment, read_assignment, write_assignment
-from worker.child import Line, finetune
+from worker.child import finetune
 from worker.context import WorkerContext
 from worker.finetune import _assignment
+from worker.line import Line
 from worker.messages import Finished
 
 ROWS = [{"instruction": f"问题{row}", "output": "开通方式_1|9.9"} for row in range(8)]

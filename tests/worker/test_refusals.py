@@ -19,9 +19,10 @@ from tests.app.ml.engine.training_help import CPU
 from tests.fixtures.queue import insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import make_tiny_store
 from worker.assignment import Assignment
-from worker.child import Line, finetune
+from worker.child import finetune
 from worker.context import WorkerContext
 from worker.finetune import run_finetune
+from worker.line import Line
 
 PREFIX = "method.supervised.hyperparameters."
 GOOD = [Example(row, f"问题{row}", ("开通方式_1",)) for row in range(4)]

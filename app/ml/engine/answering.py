@@ -1,59 +1,48 @@
-"""One base model in memory, several adapters on it, questions in, answers out.
+"""One base model in memory, many adapters on it, questions in, answers out.
 
-Not thread-safe: one thread asks. The fast engine fills the same interface.
+Gemma, Llama, Mistral and Qwen are answered by the drafted engine, any other causal LM padded, through transformers and peft.
+Questions may be submitted from any thread; one thread, the owner, calls `step` while there is work. `answer` and its kin do
+both, for programs of one thread.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
-from app.ml.codes import AnswerGrammar, AnswerMode, parse_answer
-from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free
+from app.ml.calibration import Calibration
+from app.ml.codes import AnswerMode
+from app.ml.engine.asks import Ask, EngineAnswer
+from app.ml.engine.drafted.engine import DraftedEngine
+from app.ml.engine.drafted.free import FreeQuestion
+from app.ml.engine.drafted.questions import Question
 from app.ml.engine.loading import LoadedModel
-from app.ml.engine.lora import load_adapter
+from app.ml.engine.observing import Observation
+from app.ml.engine.packed.anatomy import find_anatomy
+from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
-MAX_ADAPTERS = 16
-MAX_PROMPT_TOKENS = 2048
-_FREE_TOKENS = 24
-_BATCH_ROWS = 16
-
-
-@dataclass(frozen=True)
-class EngineAnswer:
-    """The best answer to one question, and what a beam found beside it."""
-
-    best: DecodedAnswer
-    alternatives: tuple[DecodedAnswer, ...]
-    prompt_tokens: int
-    completion_tokens: int
-    in_vocabulary: tuple[bool, ...]
-    passes: int = 0
-    """Forward passes that the best answer took."""
-    calibrated: bool = False
-    out_of_scope: bool = False
-    precision_threshold: float | None = None
-
-
-@dataclass(frozen=True)
-class _Slot:
-    card: AdapterCard
-    grammar: AnswerGrammar
+__all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
 
 
 class AnswerEngine:
     """Answers with a base model alone (free text, cut into codes) or with an adapter (valid codes by construction)."""
 
-    def __init__(self, base: LoadedModel) -> None:
+    def __init__(self, base: LoadedModel, *, adapter_gib: float | None = None, most_adapters: int = 64) -> None:
+        """`adapter_gib`: memory for adapters; None: a quarter of what is free, at most 4 GiB."""
         self._base = base
-        self._network: Any = base.network
-        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self.drafted: DraftedEngine | None = None
+        if find_anatomy(_plain(base)) is not None:
+            self.drafted = DraftedEngine(base, adapter_gib=adapter_gib, most_adapters=most_adapters)
+        self._padded: PaddedEngine | None = None
+        self._padded_waiting: deque[tuple[Ask, list[int], Future[EngineAnswer]]] = deque()
+        self._on_work: Callable[[], None] = lambda: None
+        self._has_owner = False
 
     @property
     def base(self) -> LoadedModel:
@@ -62,17 +51,27 @@ class AnswerEngine:
 
     def holds(self, checksum: str) -> bool:
         """Says whether an adapter is in memory."""
-        return checksum in self._slots
+        return self._is_drafted(checksum) or (self._padded is not None and self._padded.holds(checksum))
 
     def vocabulary_of(self, checksum: str) -> frozenset[str]:
         """Returns the codes that an adapter in memory may answer with."""
-        return frozenset(self._slots[checksum].card.vocabulary.codes)
+        return frozenset(self._card_of(checksum).vocabulary.codes)
 
     def load(self, checksum: str, folder: Path) -> None:
-        """Takes an adapter into memory; the least recently used one leaves when there are 16.
+        """Takes an adapter into memory; the least recently used one leaves where there is no room.
+
+        With a thread that owns the engine, call it from any other: reading never holds up answers.
 
         Raises:
             AdapterMismatch: it was trained on another base model, or its files are not those of the checksum.
+        """
+        self._wait_for(self.start_loading(checksum, folder))
+
+    def start_loading(self, checksum: str, folder: Path) -> "Future[Any]":
+        """Reads an adapter's folder in the calling thread; the future ends when the adapter has its place.
+
+        Raises:
+            AdapterMismatch: as `load`.
         """
         try:
             found = verify_folder(folder)
@@ -86,13 +85,52 @@ class AnswerEngine:
                 f"The adapter was trained on {card.base_model!r} ({card.base_model_checksum[:12]}), but the answerer holds "
                 f"{self._base.name!r} ({self._base.checksum[:12]}). Start an answerer with that base model."
             )
-        tokenizer = self._base.tokenizer
-        slot = _Slot(card, AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id))
-        while len(self._slots) >= MAX_ADAPTERS:
-            oldest, _ = self._slots.popitem(last=False)
-            self._network.delete_adapter(oldest)
-        self._network = load_adapter(self._network, folder, checksum)
-        self._slots[checksum] = slot
+        return self._start_loading(checksum, folder, card)
+
+    def load_unsealed(self, name: str, folder: Path) -> None:
+        """Takes an adapter of this process's own making into memory under a name, before its folder is sealed."""
+        self._wait_for(self._start_loading(name, folder, read_card(folder)))
+
+    def submit(self, ask: Ask, *, deadline: float | None = None) -> "Future[EngineAnswer]":
+        """Puts a question in; `deadline` on `time.monotonic`. Cancelling the future takes it out again.
+
+        Raises:
+            PromptTooLong: the question has more than 2048 tokens.
+            KeyError: the adapter is not in memory.
+        """
+        return self._submit(ask, self._prompt(ask), deadline)
+
+    def _submit(self, ask: Ask, prompt: list[int], deadline: float | None) -> "Future[EngineAnswer]":
+        drafted = self.drafted
+        if drafted is not None and (ask.checksum is None or self._is_drafted(ask.checksum)):
+            return drafted.submit(ask, prompt, partial(self._answer_of, ask), deadline=deadline)
+        future: Future[EngineAnswer] = Future()
+        self._padded_waiting.append((ask, prompt, future))
+        self._on_work()
+        return future
+
+    @property
+    def on_work(self) -> Callable[[], None]:
+        """Called when there is something to do, from the thread that brings it."""
+        return self._on_work
+
+    @on_work.setter
+    def on_work(self, call: Callable[[], None]) -> None:
+        self._on_work, self._has_owner = call, True
+        if self.drafted is not None:
+            self.drafted.on_work = call
+
+    @property
+    def has_work(self) -> bool:
+        """Says whether `step` would do something."""
+        return bool(self._padded_waiting) or (self.drafted is not None and self.drafted.has_work)
+
+    def step(self) -> None:
+        """Does a turn of what there is to do; only the owner calls it."""
+        if self._padded_waiting:
+            self._answer_padded()
+        if self.drafted is not None:
+            self.drafted.step()
 
     def answer(
         self,
@@ -110,56 +148,140 @@ class AnswerEngine:
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
-        answers: list[EngineAnswer] = []
-        for start in range(0, len(questions), _BATCH_ROWS):
-            part = questions[start : start + _BATCH_ROWS]
-            answers += self._free(part) if checksum is None else self._constrained(part, checksum, alternatives)
-        return answers
+        return self.answer_mixed([Ask(question, checksum, alternatives, mode, precision) for question in questions])
 
-    def _constrained(self, questions: Sequence[str], checksum: str, alternatives: int) -> list[EngineAnswer]:
-        self._slots.move_to_end(checksum)
-        slot = self._slots[checksum]
-        self._network.set_adapter(checksum)
-        prompts = self._prompts(questions, slot.card.renderer)
-        pad_id, device = self._base.tokenizer.pad_id, self._base.device
-        best = decode_constrained(self._network, prompts, slot.grammar, pad_id=pad_id, device=device)
-        beams: list[list[DecodedAnswer]] = [[] for _ in questions]
-        if alternatives:
-            beams = decode_constrained(self._network, prompts, slot.grammar, pad_id=pad_id, device=device, width=alternatives + 1)
-        return [
-            EngineAnswer(
-                best=answer,
-                alternatives=tuple(other for other in beam if other.codes != answer.codes)[:alternatives],
-                prompt_tokens=len(prompt),
-                completion_tokens=len(slot.grammar.encode_answer(answer.codes)),
-                in_vocabulary=(True,) * len(answer.codes),
+    def answer_mixed(self, asks: Sequence[Ask]) -> list[EngineAnswer]:
+        """Answers questions of any adapters that the engine `holds`.
+
+        Raises:
+            PromptTooLong: a question has more than 2048 tokens.
+        """
+        prompts = [self._prompt(ask) for ask in asks]
+        futures = [self._submit(ask, prompt, None) for ask, prompt in zip(asks, prompts, strict=True)]
+        self._work_off()
+        return [future.result() for future in futures]
+
+    def observe(self, questions: Sequence[str], checksum: str) -> list[Observation]:
+        """Returns greedy answers with all that calibration needs of them; the adapter's own calibration is left out.
+
+        Raises:
+            PromptTooLong: a question has more than 2048 tokens.
+        """
+        if not self._is_drafted(checksum):
+            assert self._padded is not None
+            return self._padded.observe([self._prompt(Ask(question, checksum)) for question in questions], checksum)
+        assert self.drafted is not None
+        asks = [Ask(question, checksum) for question in questions]
+        futures = [self.drafted.submit(ask, self._prompt(ask), _observation_of, keeps_steps=True) for ask in asks]
+        self._work_off()
+        return [future.result() for future in futures]
+
+    def _wait_for(self, future: "Future[Any]") -> None:
+        if not self._has_owner:
+            self._work_off()
+        future.result()
+
+    def _work_off(self) -> None:
+        while self.has_work:
+            self.step()
+
+    def _is_drafted(self, checksum: str) -> bool:
+        return self.drafted is not None and checksum in self.drafted.shelf.loaded
+
+    def _card_of(self, checksum: str) -> AdapterCard:
+        if self.drafted is not None and (adapter := self.drafted.shelf.loaded.get(checksum)) is not None:
+            return adapter.card
+        if self._padded is None:
+            raise KeyError(checksum)
+        return self._padded.card_of(checksum)
+
+    def _start_loading(self, checksum: str, folder: Path, card: AdapterCard) -> "Future[Any]":
+        read = None if self.drafted is None else self.drafted.read(checksum, folder, card)
+        done: Future[None] = Future()
+        if read is None:
+            if self._padded is None:
+                self._padded = PaddedEngine(self._base)
+            self._padded.load(checksum, folder, card)
+            done.set_result(None)
+            return done
+        assert self.drafted is not None
+        return self.drafted.install(read)
+
+    def _prompt(self, ask: Ask) -> list[int]:
+        # The base model gets the same plain prompt that `quick` trains on: what it says before it has learnt anything.
+        renderer = PromptRenderer("plain") if ask.checksum is None else self._card_of(ask.checksum).renderer
+        prompt = renderer.encode(ask.question, self._base.tokenizer)
+        if len(prompt) > MAX_PROMPT_TOKENS:
+            raise PromptTooLong(f"A question has {len(prompt)} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
+        return prompt
+
+    def _answer_of(self, ask: Ask, question: Question | FreeQuestion) -> EngineAnswer:
+        if isinstance(question, FreeQuestion):
+            known = None if ask.checksum is None else self._card_of(ask.checksum).vocabulary
+            return free_answer(
+                question.text,
+                question.probability,
+                prompt_tokens=len(question.prompt),
+                tokens=len(question.written),
+                known=known,
+                passes=question.passes,
             )
-            for (answer,), beam, prompt in zip(best, beams, prompts, strict=True)
-        ]
+        best = question.best
+        assert best is not None
+        vocabulary = question.plan.grammar.vocabulary
+        assert ask.checksum is not None
+        card = self._card_of(ask.checksum)
+        return EngineAnswer(
+            best=best,
+            alternatives=tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives],
+            prompt_tokens=len(question.prompt),
+            completion_tokens=best.tokens,
+            in_vocabulary=tuple(code in vocabulary for code in best.codes),
+            passes=question.best_passes,
+            calibrated=card.calibration is not None and card.calibration.is_calibrated,
+            out_of_scope=card.novelty is not None and question.novelty is not None and question.novelty > card.novelty.limit,
+            precision_threshold=self._threshold(card, ask.precision),
+        )
 
-    def _free(self, questions: Sequence[str]) -> list[EngineAnswer]:
-        # The same plain prompt that `quick` trains on: what the base model says before it has learnt anything.
-        prompts = self._prompts(questions, PromptRenderer("plain"))
-        tokenizer = self._base.tokenizer
-        with self._without_adapters():
-            texts = decode_free(self._network, prompts, tokenizer, device=self._base.device, max_new_tokens=_FREE_TOKENS)
-        return [
-            EngineAnswer(
-                best=DecodedAnswer(parse_answer(text), (probability,) * len(parse_answer(text)), probability),
-                alternatives=(),
-                prompt_tokens=len(prompt),
-                completion_tokens=len(tokenizer.encode(text)),
-                in_vocabulary=(False,) * len(parse_answer(text)),
+    def _threshold(self, card: AdapterCard, precision: float | None) -> float | None:
+        return None if precision is None or card.calibration is None else _threshold_of(card.calibration, precision)
+
+    def _answer_padded(self) -> None:
+        first = self._padded_waiting[0][0]
+        kind = (first.checksum, first.alternatives, first.mode)
+        taken = [item for item in self._padded_waiting if (item[0].checksum, item[0].alternatives, item[0].mode) == kind][
+            :PADDED_ROWS
+        ]
+        for item in taken:
+            self._padded_waiting.remove(item)
+        taken = [item for item in taken if item[2].set_running_or_notify_cancel()]
+        if not taken:
+            return
+        if self._padded is None:
+            self._padded = PaddedEngine(self._base)
+        try:
+            answers = self._padded.answer(
+                [prompt for _, prompt, _ in taken], checksum=first.checksum, alternatives=first.alternatives, mode=first.mode
             )
-            for (text, probability), prompt in zip(texts, prompts, strict=True)
-        ]
+        except Exception as error:
+            for _, _, future in taken:
+                future.set_exception(error)
+            return
+        for (_, _, future), answer in zip(taken, answers, strict=True):
+            future.set_result(answer)
 
-    def _prompts(self, questions: Sequence[str], renderer: PromptRenderer) -> list[list[int]]:
-        prompts = [renderer.encode(question, self._base.tokenizer) for question in questions]
-        longest = max(map(len, prompts))
-        if longest > MAX_PROMPT_TOKENS:
-            raise PromptTooLong(f"A question has {longest} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
-        return prompts
 
-    def _without_adapters(self) -> Any:
-        return self._network.disable_adapter() if self._slots else nullcontext()
+# A threshold walks the curve of the held-out rows: not for every question anew.
+_threshold_of = lru_cache(maxsize=1024)(Calibration.threshold_for)
+
+
+def _plain(base: LoadedModel) -> Any:
+    network = base.network
+    return network.get_base_model() if hasattr(network, "get_base_model") else network
+
+
+def _observation_of(question: Question | FreeQuestion) -> Observation:
+    assert isinstance(question, Question)
+    assert question.best is not None and question.hidden is not None
+    steps = tuple(step for step, _ in question.steps)
+    return Observation(question.best.codes, steps, tuple(chosen for _, chosen in question.steps), question.hidden)

@@ -4,7 +4,8 @@ Greedy decoding with a key-value cache, a batch of questions at a time; alternat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import DynamicCache
 
 from app.ml.codes import AnswerGrammar, AnswerState
 from app.ml.engine.head import head_at
+from app.ml.engine.observing import Observation
 from app.ml.tokens import TextTokenizer
 
 
@@ -25,6 +27,8 @@ class DecodedAnswer:
     """Product over a code's tokens of p(token | allowed tokens), its end included; uncalibrated."""
     confidence: float
     """Product of the code confidences: the probability of the whole answer among all valid ones, step by step."""
+    tokens: int = 0
+    """Tokens of the answer, its end included."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +38,24 @@ class _Path:
     log_probability: float = 0.0
     code_log_probabilities: tuple[float, ...] = ()
     open_log_probability: float = 0.0
+    tokens: int = 0
 
 
 @torch.inference_mode()
 def decode_constrained(
-    network: Any, prompts: Sequence[Sequence[int]], grammar: AnswerGrammar, *, pad_id: int, device: torch.device, width: int = 1
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    grammar: AnswerGrammar,
+    *,
+    pad_id: int,
+    device: torch.device,
+    width: int = 1,
+    decode: Callable[[Sequence[int]], str] | None = None,
 ) -> list[list[DecodedAnswer]]:
     """Returns for each prompt its best complete answers, best first: one for `width` 1 (greedy), else up to `width`.
 
-    A beam of width W keeps the W most probable partial answers of each question, so an alternative is the best that such
-    a beam finds, not a proven best of all.
+    `decode` gives the text of open values, where the grammar has them. A beam of width W keeps the W most probable partial
+    answers of each question, so an alternative is the best that such a beam finds, not a proven best of all.
     """
     sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
     paths = [_Path(question, grammar.initial) for question in range(len(prompts))]
@@ -68,7 +80,58 @@ def decode_constrained(
                     paths.append(path)
         if paths:
             sequence.extend(parents, tokens)
-    return [[_as_answer(grammar, path) for path in sorted(done, key=lambda path: -path.log_probability)] for done in finished]
+    return [
+        [_as_answer(grammar, path, decode) for path in sorted(done, key=lambda path: -path.log_probability)] for done in finished
+    ]
+
+
+@torch.inference_mode()
+def observe_constrained(
+    network: Any, prompts: Sequence[Sequence[int]], grammar: AnswerGrammar, *, pad_id: int, device: torch.device
+) -> list[Observation]:
+    """Returns for each prompt the greedy answer of `decode_constrained`, with what the model weighed on its way."""
+    sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
+    states = [grammar.initial] * len(prompts)
+    steps: list[list[tuple[float, ...]]] = [[] for _ in prompts]
+    chosen: list[list[int]] = [[] for _ in prompts]
+    with _head_inputs(network) as seen:
+        logits = sequence.logits()
+    # Prompts are padded on their left.
+    hidden = seen[0][:, -1].float().cpu()
+    live = list(range(len(prompts)))
+    while True:
+        parents, tokens, going = [], [], []
+        for row, question in enumerate(live):
+            allowed = grammar.allowed(states[question])
+            scores = torch.log_softmax(logits[row, allowed].float(), dim=-1)
+            place = int(scores.argmax())
+            if len(allowed) > 1:
+                steps[question].append(tuple(scores.tolist()))
+                chosen[question].append(place)
+            states[question] = grammar.advance(states[question], allowed[place])
+            if not states[question].ended:
+                parents.append(row)
+                tokens.append(allowed[place])
+                going.append(question)
+        live = going
+        if not live:
+            break
+        sequence.extend(parents, tokens)
+        logits = sequence.logits()
+    return [
+        Observation(grammar.codes_of(state), tuple(weighed), tuple(taken), vector)
+        for state, weighed, taken, vector in zip(states, steps, chosen, hidden, strict=True)
+    ]
+
+
+@contextmanager
+def _head_inputs(network: Any) -> Iterator[list[torch.Tensor]]:
+    seen: list[torch.Tensor] = []
+    handle = network.get_output_embeddings().register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @torch.inference_mode()
@@ -157,12 +220,13 @@ def _advance(grammar: AnswerGrammar, path: _Path, token: int, score: float) -> _
     closed = path.code_log_probabilities
     if len(state.codes) > len(path.state.codes):
         closed, open_log_probability = (*closed, open_log_probability), 0.0
-    return _Path(path.question, state, path.log_probability + score, closed, open_log_probability)
+    return _Path(path.question, state, path.log_probability + score, closed, open_log_probability, path.tokens + 1)
 
 
-def _as_answer(grammar: AnswerGrammar, path: _Path) -> DecodedAnswer:
+def _as_answer(grammar: AnswerGrammar, path: _Path, decode: Callable[[Sequence[int]], str] | None) -> DecodedAnswer:
     return DecodedAnswer(
-        codes=grammar.codes_of(path.state),
+        tokens=path.tokens,
+        codes=grammar.codes_of(path.state, decode),
         code_confidences=tuple(math.exp(value) for value in path.code_log_probabilities),
         confidence=math.exp(path.log_probability),
     )

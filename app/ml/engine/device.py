@@ -161,6 +161,26 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+class HostCopy:
+    """A tensor on its way from a device to the host; the device goes on meanwhile."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        """Starts the copy behind what the device is doing."""
+        self._host = tensor
+        self._event: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def wait(self) -> torch.Tensor:
+        """Returns the tensor on the host."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host
+
+
 class GraphPool:
     """Device memory that graphs which never run side by side share."""
 

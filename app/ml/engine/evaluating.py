@@ -12,16 +12,17 @@ from typing import Any
 import torch
 
 from app.ml.codes import AnswerGrammar
-from app.ml.engine.answering import MAX_PROMPT_TOKENS
+from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.loss import summed_loss
+from app.ml.engine.observing import Observation
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
 _ANSWER_BATCH_ROWS = 16
 
@@ -102,6 +103,26 @@ def score_generated(base: LoadedModel, network: Any, held_out: HeldOut, *, is_cu
     if not _batch_by_batch(held_out.prompts, answer, batch_rows=_ANSWER_BATCH_ROWS, base=base, is_cut_short=is_cut_short):
         return None
     return score_answers(given, held_out.expected, frozenset(held_out.grammar.vocabulary.codes))
+
+
+def observe_rows(
+    engine: AnswerEngine, name: str, questions: Sequence[str], *, is_enough: Callable[[int], bool]
+) -> list[Observation]:
+    """Observes questions in order with an adapter that the engine holds, until `is_enough` of those done, asked after each batch.
+
+    Raises:
+        OutOfDeviceMemory: not even one question fits.
+        PromptTooLong: a question has more than 2048 tokens.
+    """
+    seen: list[Observation] = []
+    _batch_by_batch(
+        questions,
+        lambda part: seen.extend(engine.observe(part, name)),
+        batch_rows=_ANSWER_BATCH_ROWS,
+        base=engine.base,
+        is_cut_short=lambda: is_enough(len(seen)),
+    )
+    return seen
 
 
 def _mean_loss(

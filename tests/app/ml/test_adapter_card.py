@@ -1,10 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.ml.adapter_card import CARD, AdapterCard, read_card, write_card
+from app.ml.calibration import CalibrationRow, fit_calibration
 from app.ml.codes import CodeVocabulary
+from app.ml.novelty_limit import NoveltyLimit
 from app.ml.prompting import PromptRenderer, Wrapper
 from app.ml.spec import PRESETS
 
@@ -45,3 +48,19 @@ def test_a_card_says_its_version_and_is_readable_by_people(card: AdapterCard, tm
 
 def test_a_card_gives_the_renderer_that_the_adapter_was_trained_with(card: AdapterCard) -> None:
     assert card.renderer == PromptRenderer("default", Wrapper("请回答", "怎么办？"))
+
+
+def test_a_card_holds_what_was_found_on_held_out_rows(card: AdapterCard, tmp_path: Path) -> None:
+    calibration = fit_calibration([CalibrationRow(((0.0, -1.0),), (0,), bool(row % 3)) for row in range(120)])
+    whole = replace(card, calibration=calibration, novelty=NoveltyLimit(limit=0.4, false_alarm_rate=0.02, rows=120))
+    write_card(tmp_path, whole)
+    assert read_card(tmp_path) == whole
+
+
+def test_a_card_of_before_calibration_stays_readable(card: AdapterCard, tmp_path: Path) -> None:
+    write_card(tmp_path, card)
+    mapping = json.loads((tmp_path / CARD).read_text())
+    assert mapping["calibration"] is None
+    del mapping["novelty"]
+    (tmp_path / CARD).write_text(json.dumps(mapping))
+    assert read_card(tmp_path) == card

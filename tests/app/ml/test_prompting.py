@@ -104,3 +104,15 @@ def test_wrapping_twice_is_wrapping_once(before: str, after: str, question: str)
 
 def test_questions_that_are_all_alike_have_no_wrapper() -> None:
     assert find_wrapper(["百度流量月包怎么取消"] * 30) == Wrapper()
+
+
+@given(before=st.text(max_size=5), after=st.text(max_size=5), question=st.text(max_size=20))
+def test_a_wrapper_strips_what_it_applied(before: str, after: str, question: str) -> None:
+    wrapper = Wrapper(before, after)
+    wrapped = wrapper.apply(question)
+    assert wrapper.apply(wrapper.strip(wrapped)) == wrapped
+
+
+def test_a_bare_question_is_stripped_of_nothing() -> None:
+    assert Wrapper("请回答", "怎么办？").strip("请回答我") == "请回答我"
+    assert Wrapper("请回答", "怎么办？").strip("请回答流量包怎么办？") == "流量包"

@@ -22,6 +22,7 @@ from torch.autograd import Function
 
 from app.ml.engine.packed.factors import FactorStack, LowRank, scale_of
 from app.ml.engine.packed.fused import Passes
+from app.ml.engine.packed.stacking import stack_weights
 
 
 class Projection:
@@ -32,7 +33,7 @@ class Projection:
         self.dropout, self.passes = dropout, passes
         bases = [getattr(module, "base_layer", module) for module in modules]
         biases = [base.bias for base in bases]
-        self.weight = _stack_weights(bases)
+        self.weight = stack_weights(bases)
         self.bias = torch.cat([bias.detach() for bias in biases]) if biases[0] is not None else None
         adapted = [index for index, module in enumerate(modules) if hasattr(module, "lora_A")]
         self.adapters: list[LowRank] = []
@@ -197,19 +198,6 @@ def _gained(grad: torch.Tensor, adapters: Sequence[LowRank]) -> torch.Tensor:
         done = columns.stop
     out[:, done:] = grad[:, done:]
     return out
-
-
-def _stack_weights(bases: Sequence[Any]) -> torch.Tensor:
-    if len(bases) == 1:
-        weight: torch.Tensor = bases[0].weight.data
-        return weight
-    stacked = torch.cat([base.weight.data for base in bases])
-    start = 0
-    for base in bases:
-        stop = start + base.weight.shape[0]
-        base.weight.data = stacked[start:stop]
-        start = stop
-    return stacked
 
 
 def _low_rank(module: Any, columns: slice, weight: torch.Tensor, cast_a: torch.Tensor) -> LowRank:

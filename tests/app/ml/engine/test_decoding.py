@@ -164,7 +164,7 @@ def test_the_best_of_a_beam_that_holds_every_path_is_no_worse_than_greedy(shared
 
 def test_a_vocabulary_of_one_code_is_answered_for_certain(shared: LoadedModel) -> None:
     ((answer,),) = decode(shared, [QUESTION], make_grammar(shared, CodeVocabulary(("业务简介_111",), 1)))
-    assert answer == DecodedAnswer(("业务简介_111",), (1.0,), 1.0)
+    assert answer == DecodedAnswer(("业务简介_111",), (1.0,), 1.0, tokens=17)
 
 
 def test_a_free_text_ends_where_the_model_ends_it(shared: LoadedModel, published: dict[str, Published]) -> None:

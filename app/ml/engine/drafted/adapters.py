@@ -1,0 +1,183 @@
+"""The adapters in memory: their slots, grammars and drafts; the least recently used one makes room."""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.ml.adapter_card import AdapterCard
+from app.ml.codes import AnswerGrammar, AnswerMode
+from app.ml.engine.drafted.drafting import Likely, TrainingAnswers
+from app.ml.engine.drafted.network import CachedNetwork
+from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape, read_adapter
+from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
+from app.ml.engine.novelty import References, find_references
+from app.ml.engine.question_index import QuestionIndex, find_question_index
+from app.ml.tokens import TextTokenizer
+
+_NEIGHBOURS = 32
+# How sharply a nearer question's answer is preferred.
+_NEARNESS_POWER = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """An adapter's grammar in one mode, and what drafts need of it."""
+
+    grammar: AnswerGrammar
+    training: TrainingAnswers
+    edge_offset: int
+
+
+@dataclass(eq=False)
+class LoadedAdapter:
+    """One adapter in memory."""
+
+    checksum: str
+    card: AdapterCard
+    slot: int
+    serial: int
+    """Never the same twice: keys and values computed with other weights are told by it."""
+    index: QuestionIndex | None
+    references: References | None
+    users: int = 0
+    """Questions under way: while there are any, it keeps its slot."""
+    vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
+    _answer_tokens: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def inverse_temperature(self) -> float:
+        """What logits are multiplied by before they become confidences."""
+        calibration = self.card.calibration
+        return 1.0 if calibration is None else 1.0 / calibration.temperature
+
+    def likely(self, question: str) -> Likely:
+        """Returns what the nearest training questions were answered with; nothing without an index."""
+        if self.index is None:
+            return Likely((), ())
+        near = self.index.nearest(self.card.wrapper.strip(question), _NEIGHBOURS)
+        weights = [max(0.0, similarity) ** _NEARNESS_POWER for _, similarity in near]
+        total = sum(weights)
+        if not total:
+            return Likely((), ())
+        tokens_of_code = self.vocabularies["closed"].grammar.tokens_of_code
+        answers, by_code = [], dict[int, float]()
+        for (answer, _), weight in zip(near, weights, strict=True):
+            answers.append((self._tokens_of(answer), weight / total))
+            for code in self.index.answers[answer]:
+                by_code[code] = by_code.get(code, 0.0) + weight / total
+        return Likely(answers, [(tokens_of_code[code], weight) for code, weight in by_code.items()])
+
+    def _tokens_of(self, answer: int) -> tuple[int, ...]:
+        found = self._answer_tokens.get(answer)
+        if found is None:
+            assert self.index is not None
+            grammar, codes = self.vocabularies["closed"].grammar, self.card.vocabulary.codes
+            found = tuple(grammar.encode_answer([codes[code] for code in self.index.answers[answer]]))
+            self._answer_tokens[answer] = found
+        return found
+
+
+@dataclass(frozen=True)
+class ReadAdapter:
+    """An adapter that was read and made ready in any thread, and only wants a slot."""
+
+    checksum: str
+    card: AdapterCard
+    shape: SlotShape
+    weights: AdapterWeights
+    grammar: AnswerGrammar
+    index: QuestionIndex | None
+    references: References | None
+    """On the device; None where no question is called out of scope"""
+
+
+class AdapterShelf:
+    """Owned by the engine's thread; `read` may run in any other meanwhile."""
+
+    def __init__(self, network: CachedNetwork, tokenizer: TextTokenizer, slots: AdapterSlots) -> None:
+        """Holds no adapter yet."""
+        self._network, self._tokenizer, self._slots = network, tokenizer, slots
+        self._serials = itertools.count(1)
+        self.columns = HeadColumns(network.head)
+        self.edges = EdgeArrays(network.device)
+        self.loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
+        self.on_moved: Callable[[], None] = lambda: None
+        """Called when an array that captured passes read has moved."""
+        self.most_edges = 1
+        """Most edges of a node of any grammar so far."""
+
+    def read(self, checksum: str, folder: Path, card: AdapterCard, shape: SlotShape) -> ReadAdapter:
+        """Reads a verified folder."""
+        grammar = AnswerGrammar(card.vocabulary, self._tokenizer.encode, end_id=self._tokenizer.eos_id)
+        weights = read_adapter(folder, self._network, shape)
+        references = None if card.novelty is None else find_references(folder)
+        if references is not None:
+            references = references.to(self._network.device, self._network.dtype)
+        return ReadAdapter(checksum, card, shape, weights, grammar, find_question_index(folder), references)
+
+    def needs_growth(self, shape: SlotShape) -> bool:
+        """Says whether the slots must be made larger first, which only is possible while no question is under way."""
+        return not self._slots.has_room_for(shape)
+
+    def grow(self, shape: SlotShape) -> None:
+        """Makes the slots larger; adapters for which there is no slot any more leave."""
+        self._slots.grow(shape)
+        for adapter in [one for one in self.loaded.values() if one.slot >= self._slots.count]:
+            self._drop(adapter)
+        self.on_moved()
+
+    def install(self, read: ReadAdapter) -> LoadedAdapter | None:
+        """Puts an adapter into a slot; None while every slot's adapter has questions under way."""
+        if (there := self.loaded.get(read.checksum)) is not None:
+            return there
+        taken = {adapter.slot for adapter in self.loaded.values()}
+        slot = next((number for number in range(self._slots.count) if number not in taken), None)
+        if slot is None:
+            oldest = next((adapter for adapter in self.loaded.values() if not adapter.users), None)
+            if oldest is None:
+                return None
+            slot = oldest.slot
+            self._drop(oldest)
+        self._slots.write(slot, read.weights)
+        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index, read.references)
+        adapter.vocabularies["closed"] = self._add(read.grammar, read.index)
+        self.loaded[read.checksum] = adapter
+        return adapter
+
+    def vocabulary(self, adapter: LoadedAdapter, mode: AnswerMode) -> Vocabulary:
+        """Returns an adapter's grammar in a mode, made when it is first wanted."""
+        found = adapter.vocabularies.get(mode)
+        if found is None:
+            card, tokenizer = adapter.card, self._tokenizer
+            grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id, mode=mode)
+            found = adapter.vocabularies[mode] = self._add(grammar, adapter.index)
+        return found
+
+    def touch(self, checksum: str) -> LoadedAdapter:
+        """Returns an adapter in memory, now the most recently used.
+
+        Raises:
+            KeyError: it is not in memory.
+        """
+        self.loaded.move_to_end(checksum)
+        return self.loaded[checksum]
+
+    def _add(self, grammar: AnswerGrammar, index: QuestionIndex | None) -> Vocabulary:
+        columns, head_moved = self.columns.columns_of(grammar.edge_token)
+        offset, edges_moved = self.edges.add(grammar, columns)
+        most = max(stop - start for start, stop in itertools.pairwise(grammar.edge_start))
+        if head_moved or edges_moved or most > self.most_edges:
+            self.most_edges = max(self.most_edges, most)
+            self.on_moved()
+        return Vocabulary(
+            grammar,
+            TrainingAnswers(grammar, [] if index is None else zip(index.answers, index.frequencies.tolist(), strict=True)),
+            offset,
+        )
+
+    def _drop(self, adapter: LoadedAdapter) -> None:
+        for vocabulary in adapter.vocabularies.values():
+            self.edges.remove(vocabulary.grammar, vocabulary.edge_offset)
+        del self.loaded[adapter.checksum]

@@ -1,0 +1,346 @@
+"""One question on its way through the passes: its prompt, the tree behind it, the walk along the model's choices."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from app.ml.codes import AnswerGrammar
+from app.ml.engine.decoding import DecodedAnswer
+from app.ml.engine.drafted.drafting import DraftLimits, Likely, TrainingAnswers, draft_below
+from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, make_root, next_of
+from app.ml.engine.drafted.rows import Row
+
+MOST_TREE_TOKENS = 192
+"""Tokens of a question's tree that fit into the three words of a token's mask."""
+_LEAST_ROOM = 24
+
+
+class FedPlan(Protocol):
+    """What a pass asks of a question's plan."""
+
+    @property
+    def grammar(self) -> Any:
+        """The grammar, or what stands for one."""
+        ...
+
+    @property
+    def inverse_temperature(self) -> float:
+        """What logits are multiplied by before they become probabilities."""
+        ...
+
+
+class Fed(Protocol):
+    """What a pass asks of a question."""
+
+    passes: int
+    row: Row | None
+
+    @property
+    def plan(self) -> FedPlan:
+        """What it knows of its adapter."""
+        ...
+
+    @property
+    def linear(self) -> list[int]:
+        """The tokens that stand in order at the row's first columns."""
+        ...
+
+    @property
+    def columns_held(self) -> int:
+        """How many of its row's columns hold something that it may look at."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What one question puts into one pass."""
+
+    question: "Fed"
+    first: int
+    last: int
+    """Its prompt's tokens from `first` to before `last`."""
+    nodes: Sequence[Node]
+    """Nodes of its tree, parents before children."""
+    scored: Sequence[Node]
+    """Those among them, and the root once the prompt is through, where the model has a choice."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it puts into the pass."""
+        return self.last - self.first + len(self.nodes)
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """What a question needs to know of its adapter."""
+
+    grammar: AnswerGrammar
+    decode: Callable[[Sequence[int]], str]
+    """Text of an open value's tokens."""
+    likely: Likely
+    training: TrainingAnswers
+    inverse_temperature: float
+    beam_width: int
+    """1: greedy alone."""
+    follow: tuple[str, ...] | None
+    """A recorded answer that the walk takes instead of the model's choices; None: the model's."""
+    keeps_steps: bool = False
+
+
+@dataclass
+class _Hypothesis:
+    node: Node
+    log_p: float
+    code_logs: tuple[float, ...] = ()
+    open_log: float = 0.0
+
+
+@dataclass(eq=False)
+class Question:
+    """Greedy first; then, where alternatives are wanted, a beam over the same tree."""
+
+    prompt: list[int]
+    plan: AnswerPlan
+    passes: int = 0
+    row: Row | None = None
+    steps: list[tuple[tuple[float, ...], int]] = field(default_factory=list)
+    """Log-probabilities at each choice and which was taken, where the plan keeps them."""
+    best: DecodedAnswer | None = None
+    best_passes: int = 0
+    """Passes that the best answer took, those of the beam not counted."""
+    hidden: torch.Tensor | None = None
+    """[D] fp32: the model's view of the question, where the plan keeps steps"""
+    beam: list[DecodedAnswer] = field(default_factory=list)
+
+    novelty: float | None = None
+    """How unlike the training questions it is, where the adapter can tell"""
+
+    def __post_init__(self) -> None:
+        """Stands before the first token of the answer."""
+        self._linear = self.prompt
+        self._fed = 0
+        self._settled: list[int] = []
+        self._code_logs: tuple[float, ...] = ()
+        self._open_log = 0.0
+        grammar = self.plan.grammar
+        self._route = None if self.plan.follow is None else grammar.encode_answer(self.plan.follow)
+        self._begin_tree(make_root(self.prompt[-1], grammar))
+        self._hypotheses: list[_Hypothesis] = []
+        self._finished: list[_Hypothesis] = []
+        self._is_done = False
+
+    @property
+    def wants_all_scores(self) -> bool:
+        """Says whether all open edges' log-probabilities are needed, not the best one's alone."""
+        return self.plan.beam_width > 1 or self.plan.keeps_steps
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Says whether the root's state is needed."""
+        return self.plan.keeps_steps and self.hidden is None
+
+    @property
+    def linear(self) -> list[int]:
+        """The tokens that stand in order at the row's first columns: the prompt, and what a long answer has settled."""
+        return self._linear
+
+    @property
+    def root(self) -> Node:
+        """The tree's root: the last of the linear tokens."""
+        return self._root
+
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens of the prompt no pass has read."""
+        return len(self._linear) - self._fed
+
+    @property
+    def columns_held(self) -> int:
+        """How many of its row's columns hold something that it may look at, those of the pass being planned included."""
+        return len(self._linear) + self._columns if self._fed == len(self._linear) else self._fed
+
+    def sit(self, row: Row) -> None:
+        """Takes a row; what it holds of the prompt is not read again."""
+        self.row = row
+        self._fed = len(row.tokens)
+
+    @property
+    def room_wanted(self) -> int:
+        """Places behind the linear tokens that make a row worth taking."""
+        return min(_LEAST_ROOM + self.plan.grammar.max_tokens, 2 * _LEAST_ROOM) + (
+            3 * _LEAST_ROOM if self.plan.beam_width > 1 else 0
+        )
+
+    def feed(self, limits: DraftLimits, *, most_linear: int) -> Feeding | None:
+        """Returns what the next pass shall read of it, or None where its row is too short: take a wider one, or stop.
+
+        A prompt that is longer than `most_linear` is read in pieces, so that others need not wait for it.
+        """
+        assert self.row is not None
+        if self.tokens_left > most_linear:
+            first = self._fed
+            self._fed += most_linear
+            return Feeding(self, first, self._fed, (), ())
+        if self.best is None:
+            nodes = self._greedy_nodes(limits)
+            if nodes is None:
+                return None
+        else:
+            nodes = self._chains([one.node for one in self._missing()])
+            if len(nodes) > self._room():
+                # The beam has outgrown the row: what it has finished stands.
+                self._is_done = True
+                return Feeding(self, self._fed, self._fed, (), ())
+        self._place(nodes)
+        first, self._fed = self._fed, len(self._linear)
+        scored = [node for node in nodes if node.needs_scores]
+        if first < self._fed:
+            scored.insert(0, self._root)
+        return Feeding(self, first, self._fed, nodes, scored)
+
+    def settle(self) -> bool:
+        """Makes what the walk has written part of the linear tokens and starts a new tree there; False if nothing was written."""
+        if not self._written or self.best is not None:
+            return False
+        self._linear = [*self._linear, *self._written]
+        root = Node(self._linear[-1], self._cursor.state, None, None)
+        self._settled = [*self._settled, *self._written]
+        self._begin_tree(root)
+        return True
+
+    def walk(self) -> bool:
+        """Follows the model's choices as far as they are known; returns whether the question is answered."""
+        if self.best is None:
+            self._walk_greedily()
+        if self.best is not None and self.plan.beam_width > 1 and not self._is_done:
+            self._grow_beam()
+        return self.best is not None and (self.plan.beam_width == 1 or self._is_done)
+
+    def _begin_tree(self, root: Node) -> None:
+        self._root = self._cursor = root
+        self._columns = 0
+        self._written: list[int] = []
+
+    def _room(self) -> int:
+        assert self.row is not None
+        return min(MOST_TREE_TOKENS, self.row.width - len(self._linear)) - self._columns
+
+    def _greedy_nodes(self, limits: DraftLimits) -> list[Node] | None:
+        nodes = self._chains([self._cursor])
+        spare = self._room() - len(nodes)
+        if spare < 0 or (spare < _LEAST_ROOM // 4 and self._columns):
+            return None
+        if limits.tokens > 0 and self._cursor.needs_scores:
+            capped = DraftLimits(min(spare, limits.tokens), limits.least_probability)
+            plan = self.plan
+            written = [*self._settled, *self._written]
+            nodes += draft_below(self._cursor, plan.grammar, plan.training, plan.likely, capped, written)
+        return nodes
+
+    def _chains(self, targets: Sequence[Node]) -> list[Node]:
+        """Returns the nodes that must be read so that the targets can be scored, parents first."""
+        found: dict[Node, None] = {}
+        for target in targets:
+            chain = []
+            node: Node | None = target
+            while node is not None and node is not self._root and node.column == NOT_FED and node not in found:
+                chain.append(node)
+                node = node.parent
+            found.update(dict.fromkeys(reversed(chain)))
+        return list(found)
+
+    def _place(self, nodes: Sequence[Node]) -> None:
+        base = len(self._linear)
+        for node in nodes:
+            parent = node.parent
+            assert parent is not None
+            node.column = base + self._columns
+            node.bits = parent.bits | (1 << self._columns)
+            self._columns += 1
+
+    def _walk_greedily(self) -> None:
+        grammar = self.plan.grammar
+        while True:
+            node = self._cursor
+            after = next_of(node, grammar)
+            log_p = 0.0
+            if after is None:
+                if not node.is_scored:
+                    return
+                edge = self._choice(node)
+                log_p = node.log_p.get(edge, node.log_p[node.best])
+                if self.plan.keeps_steps:
+                    edges = list(node.log_p)
+                    self.steps.append((tuple(node.log_p.values()), edges.index(edge)))
+                after = child_of(node, edge, grammar)
+            self._code_logs, self._open_log = _with_step(node, after, log_p, self._code_logs, self._open_log)
+            self._cursor = after
+            if after.state.ended:
+                self.best = self._answer(after, self._code_logs, tokens=len(self._settled) + len(self._written) + 1)
+                self.best_passes = self.passes
+                self._begin_beam()
+                return
+            self._written.append(after.token)
+
+    def _choice(self, node: Node) -> int:
+        if self._route is None:
+            return node.best
+        edge = self.plan.grammar.find_edge(node.state, self._route[len(self._settled) + len(self._written)])
+        assert edge is not None
+        return edge
+
+    def _begin_beam(self) -> None:
+        if self.plan.beam_width == 1:
+            return
+        if self._settled:
+            self._linear, self._settled = self.prompt, []
+            self._fed = min(self._fed, len(self.prompt) - 1)
+            self._begin_tree(make_root(self.prompt[-1], self.plan.grammar))
+        self._hypotheses = [_Hypothesis(self._root, 0.0)]
+
+    def _missing(self) -> list[_Hypothesis]:
+        grammar = self.plan.grammar
+        return [one for one in self._hypotheses if not one.node.is_scored and next_of(one.node, grammar) is None]
+
+    def _grow_beam(self) -> None:
+        """Grows all hypotheses by one token at a time, as stepwise beam search does, until one stands at an unread node."""
+        grammar, width = self.plan.grammar, self.plan.beam_width
+        while self._hypotheses:
+            if self._missing():
+                return
+            grown: list[tuple[float, _Hypothesis, int | None]] = []
+            for one in self._hypotheses:
+                if next_of(one.node, grammar) is not None:
+                    grown.append((one.log_p, one, None))
+                else:
+                    grown += [(one.log_p + log_p, one, edge) for edge, log_p in one.node.log_p.items()]
+            grown.sort(key=lambda item: -item[0])
+            chosen, self._hypotheses = grown[: width - len(self._finished)], []
+            for total, one, edge in chosen:
+                after = next_of(one.node, grammar) if edge is None else child_of(one.node, edge, grammar)
+                assert after is not None
+                logs, open_log = _with_step(one.node, after, total - one.log_p, one.code_logs, one.open_log)
+                into = self._finished if after.state.ended else self._hypotheses
+                into.append(_Hypothesis(after, total, logs, open_log))
+        self._is_done = True
+
+    def finish(self) -> None:
+        """Reads the beam's answers off, best first."""
+        self._finished.sort(key=lambda one: -one.log_p)
+        self.beam = [self._answer(one.node, one.code_logs, tokens=one.node.depth) for one in self._finished]
+
+    def _answer(self, end: Node, code_logs: tuple[float, ...], *, tokens: int) -> DecodedAnswer:
+        codes = self.plan.grammar.codes_of(end.state, self.plan.decode)
+        confidences = tuple(math.exp(value) for value in code_logs)
+        return DecodedAnswer(codes, confidences, math.exp(math.fsum(code_logs)), tokens)
+
+
+def _with_step(
+    node: Node, after: Node, log_p: float, code_logs: tuple[float, ...], open_log: float
+) -> tuple[tuple[float, ...], float]:
+    if len(after.state.codes) > len(node.state.codes):
+        return (*code_logs, open_log + log_p), 0.0
+    return code_logs, open_log + log_p
