@@ -16,7 +16,7 @@ from worker.assignment import OUTPUT, Assignment
 from worker.messages import Advanced, Finished, Message, Note, Started, Stopped
 
 if TYPE_CHECKING:
-    from worker.child import Line
+    from worker.line import Line
 
 # Every told step is a row of the job's story.
 _TELL_EVERY_S = 2.0

@@ -1,7 +1,9 @@
-"""The engine's room in the answerer: one thread that owns the model, and the adapters fetched for it."""
+"""The engine's room in the answerer: one thread that owns the engine, and others that fetch adapters for it."""
 
 import asyncio
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -14,29 +16,47 @@ from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.errors import AppError
 from app.ml.codes import AnswerMode
-from app.ml.engine.answering import AnswerEngine, EngineAnswer
+from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.asks import Ask, EngineAnswer
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
 from app.ml.engine.loading import load_base_model
+from app.ml.engine.self_test import check_device
 from app.ml.errors import AdapterMismatch
 from app.ml.model_store import ModelStore
 
 _log = structlog.get_logger()
+_LOADERS = 2
+_EVICTED_TRIES = 3
+_SMOOTHING = 0.1
 
 
 class EngineRoom:
-    """Loads the base model in the background and answers one request at a time, in order of arrival."""
+    """Loads the base model in the background; then questions of all callers and adapters share the engine's passes."""
 
-    def __init__(self, store: ModelStore, blobs: BlobStore, *, base_model: str, max_pending: int, threads: int | None) -> None:
-        self._store = store
-        self._blobs = blobs
+    def __init__(
+        self,
+        store: ModelStore,
+        blobs: BlobStore,
+        *,
+        base_model: str,
+        max_pending: int,
+        threads: int | None,
+        adapter_gib: float | None = None,
+    ) -> None:
+        self._store, self._blobs = store, blobs
         self._base_model = base_model
         self._max_pending = max_pending
-        self._threads = threads
+        self._threads, self._adapter_gib = threads, adapter_gib
         self._pending = 0
         self._engine: AnswerEngine | None = None
         self._failure: str | None = None
         self._device: dict[str, object] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._wake = threading.Event()
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="adapters")
+        self._loading: dict[str, asyncio.Future[None]] = {}
+        self._pace = _Pace()
 
     @property
     def base_model(self) -> str:
@@ -50,15 +70,15 @@ class EngineRoom:
 
     def missing(self) -> tuple[str, str] | None:
         """Returns None when ready, else (`loading` or `failed`, what to do)."""
-        if self._engine is not None:
-            return None
         if self._failure is not None:
             return "failed", self._failure
+        if self._engine is not None:
+            return None
         return "loading", f"Base model {self._base_model!r} is being loaded. Try again in a moment."
 
     def start_loading(self) -> None:
         """Begins to load the base model; questions wait for nothing meanwhile, they are refused."""
-        self._thread.submit(self._load)
+        self._thread.start()
 
     async def answer(
         self,
@@ -71,11 +91,11 @@ class EngineRoom:
         precision: float | None = None,
         deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
-        """Answers questions after those that came before.
+        """Answers questions beside those of other callers; cancelling it takes them out again.
 
         Raises:
             AnswererUnavailable: still loading, or the load failed.
-            Overloaded: too many questions wait.
+            Overloaded: too many questions wait, or so many that the deadline would pass.
             AdapterMismatch: another base model is asked for, or the adapter is not in the blob store.
         """
         if (missing := self.missing()) is not None:
@@ -88,48 +108,121 @@ class EngineRoom:
             )
         if self._pending + len(questions) > self._max_pending:
             raise Overloaded(f"More than {self._max_pending} questions wait. Try again in a moment.")
+        if deadline_s is not None and self._pace.expected_s(self._pending + len(questions)) > deadline_s:
+            raise Overloaded("The questions that wait would take longer than this one may. Try again in a moment.")
         self._pending += len(questions)
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._answer, tuple(questions), checksum, alternatives, mode, precision
-            )
+            deadline = None if deadline_s is None else time.monotonic() + deadline_s
+            asks = [Ask(question, checksum, alternatives, mode, precision) for question in questions]
+            return await self._answer(asks, checksum, deadline)
         finally:
             self._pending -= len(questions)
 
     def close(self) -> None:
-        """Ends the thread after the questions that it works on."""
-        self._thread.shutdown(cancel_futures=True)
+        """Ends the threads after the questions that they work on."""
+        self._is_closing = True
+        self._wake.set()
+        self._loaders.shutdown(wait=False, cancel_futures=True)
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
 
-    def _load(self) -> None:
+    async def _answer(self, asks: Sequence[Ask], checksum: str | None, deadline: float | None) -> list[EngineAnswer]:
+        engine = self._engine
+        assert engine is not None
+        for _ in range(_EVICTED_TRIES):
+            if checksum is not None and not engine.holds(checksum):
+                await self._load_adapter(engine, checksum)
+            try:
+                futures = [asyncio.wrap_future(engine.submit(ask, deadline=deadline)) for ask in asks]
+                for future in futures:
+                    future.add_done_callback(lambda _: self._pace.note(self._pending))
+                return list(await asyncio.gather(*futures))
+            except KeyError:
+                # Others' adapters took its place between two steps.
+                continue
+        raise Overloaded("More adapters are asked for at once than fit into memory. Try again in a moment.")
+
+    async def _load_adapter(self, engine: AnswerEngine, checksum: str) -> None:
+        """Fetches and loads an adapter once, however many wait for it."""
+        running = self._loading.get(checksum)
+        if running is None:
+            loop = asyncio.get_running_loop()
+            running = self._loading[checksum] = loop.run_in_executor(self._loaders, self._fetch_and_load, engine, checksum)
+            running.add_done_callback(lambda _: self._loading.pop(checksum, None))
+        # A caller that goes away must not take the others' adapter with it.
+        await asyncio.shield(running)
+
+    def _fetch_and_load(self, engine: AnswerEngine, checksum: str) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                folder = self._blobs.fetch(adapter_key(checksum), Path(scratch))
+            except FileNotFoundError as error:
+                raise AdapterMismatch(
+                    "The adapter's files are not in the blob store that this answerer reads. Check that api and "
+                    "answerer share DIANDA_DATA_DIR.",
+                    param="model",
+                ) from error
+            engine.load(checksum, folder)
+        _log.info("adapter_loaded", checksum=checksum)
+
+    def _run(self) -> None:
+        engine = self._load()
+        if engine is None:
+            return
+        while not self._is_closing or engine.has_work:
+            if not engine.has_work:
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                engine.step()
+            except Exception as error:
+                # The device is in a state that nothing is known of: only a new process helps.
+                self._failure = "The answer engine failed and needs a restart. The answerer's log says why."
+                _log.exception("engine_failed")
+                engine.give_up(AnswererUnavailable(self._failure))
+                if not isinstance(error, AppError):
+                    return
+
+    def _load(self) -> AnswerEngine | None:
         try:
             use_threads(self._threads)
             device = pick_device()
+            if device.type != "cpu":
+                check_device(device)
             base = load_base_model(self._store.get(self._base_model), device=device, dtype=choose_dtype(device, "auto"))
+            engine = AnswerEngine(base, adapter_gib=self._adapter_gib)
+            engine.on_work = self._wake.set
             self._device = asdict(device_facts(device)) | {"precision": base.precision}
-            self._engine = AnswerEngine(base)
+            self._engine = engine
             _log.info("base_model_loaded", base_model=self._base_model, **self._device)
+            return engine
         except AppError as error:
             self._failure = error.message
             _log.error("base_model_failed", base_model=self._base_model, message=error.message)
         except Exception as error:
             self._failure = f"Base model {self._base_model!r} could not be loaded: {type(error).__name__}. The log says why."
             _log.exception("base_model_failed", base_model=self._base_model)
+        return None
 
-    def _answer(
-        self, questions: Sequence[str], checksum: str | None, alternatives: int, mode: AnswerMode, precision: float | None
-    ) -> list[EngineAnswer]:
-        engine = self._engine
-        assert engine is not None
-        if checksum is not None and not engine.holds(checksum):
-            with tempfile.TemporaryDirectory() as scratch:
-                try:
-                    folder = self._blobs.fetch(adapter_key(checksum), Path(scratch))
-                except FileNotFoundError as error:
-                    raise AdapterMismatch(
-                        "The adapter's files are not in the blob store that this answerer reads. Check that api and "
-                        "answerer share DIANDA_DATA_DIR.",
-                        param="model",
-                    ) from error
-                engine.load(checksum, folder)
-            _log.info("adapter_loaded", checksum=checksum)
-        return engine.answer(questions, checksum=checksum, alternatives=alternatives, mode=mode, precision=precision)
+
+class _Pace:
+    """How fast answers leave while questions wait."""
+
+    def __init__(self) -> None:
+        self._seconds_an_answer: float | None = None
+        self._last: float | None = None
+
+    def note(self, pending: int) -> None:
+        """An answer has left; `pending` still wait."""
+        now = time.monotonic()
+        if self._last is not None:
+            taken = now - self._last
+            known = self._seconds_an_answer
+            self._seconds_an_answer = taken if known is None else known + _SMOOTHING * (taken - known)
+        # Idle time is no measure of the engine.
+        self._last = now if pending > 1 else None
+
+    def expected_s(self, questions: int) -> float:
+        """Returns how long so many questions will take; 0 while nothing is known."""
+        return 0.0 if self._seconds_an_answer is None else questions * self._seconds_an_answer

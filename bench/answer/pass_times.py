@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from app.ml.engine.answering import AnswerEngine
-from app.ml.engine.drafted.drafting import DraftLimits, Likely
+from app.ml.engine.drafted.drafting import DraftLimits, nothing_likely
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
 from app.ml.engine.drafted.questions import AnswerPlan, Feeding, Question
 from app.ml.engine.drafted.trie import choose
@@ -67,7 +67,7 @@ def _host_pass(engine: AnswerEngine, *, tokens: int, rows: int) -> HostPass:
     for index in range(rows):
         length = tokens // rows + (index < tokens % rows)
         prompt = [generator.randrange(10, 20_000) for _ in range(length)]
-        plan = AnswerPlan(vocabulary.grammar, engine.base.tokenizer.decode, Likely((), ()), vocabulary.training, 1.0, 1, None)
+        plan = AnswerPlan(vocabulary.grammar, engine.base.tokenizer.decode, nothing_likely(), vocabulary.training, 1.0, 1, None)
         question = Question(prompt, plan)
         row = drafted.rows.take(prompt, -2 - index, room=8)
         assert row is not None

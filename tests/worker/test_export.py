@@ -31,7 +31,7 @@ from tests.fixtures.queue import RecordingDoorbell, insert_adapter, must_claim, 
 from tests.fixtures.tiny import TINY, make_tiny_store
 from worker import tasks
 from worker.assignment import OUTPUT, Assignment
-from worker.child import Line
+from worker.line import Line
 from worker.context import WorkerContext
 from worker.export_child import export
 from worker.messages import Finished, Message, Stopped

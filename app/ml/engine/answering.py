@@ -132,6 +132,15 @@ class AnswerEngine:
         if self.drafted is not None:
             self.drafted.step()
 
+    def give_up(self, error: Exception) -> None:
+        """Answers everything under way and waiting with an error: the engine will not work any more."""
+        while self._padded_waiting:
+            _, _, future = self._padded_waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+        if self.drafted is not None:
+            self.drafted.give_up(error)
+
     def answer(
         self,
         questions: Sequence[str],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import AnswerGrammar, AnswerMode
-from app.ml.engine.drafted.drafting import Likely, TrainingAnswers
+from app.ml.engine.drafted.drafting import Likely, TrainingAnswers, nothing_likely
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape, read_adapter
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
@@ -54,20 +54,23 @@ class LoadedAdapter:
 
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""
+        found = nothing_likely()
         if self.index is None:
-            return Likely((), ())
+            return found
         near = self.index.nearest(self.card.wrapper.strip(question), _NEIGHBOURS)
         weights = [max(0.0, similarity) ** _NEARNESS_POWER for _, similarity in near]
         total = sum(weights)
         if not total:
-            return Likely((), ())
-        tokens_of_code = self.vocabularies["closed"].grammar.tokens_of_code
-        answers, by_code = [], dict[int, float]()
+            return found
+        by_code: dict[int, float] = {}
         for (answer, _), weight in zip(near, weights, strict=True):
-            answers.append((self._tokens_of(answer), weight / total))
+            found.answers.add(self._tokens_of(answer), weight / total)
             for code in self.index.answers[answer]:
                 by_code[code] = by_code.get(code, 0.0) + weight / total
-        return Likely(answers, [(tokens_of_code[code], weight) for code, weight in by_code.items()])
+        tokens_of_code = self.vocabularies["closed"].grammar.tokens_of_code
+        for code, weight in by_code.items():
+            found.codes.add(tokens_of_code[code], weight)
+        return found
 
     def _tokens_of(self, answer: int) -> tuple[int, ...]:
         found = self._answer_tokens.get(answer)

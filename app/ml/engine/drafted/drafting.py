@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from app.ml.codes import AnswerGrammar, EdgeKind
 from app.ml.engine.drafted.nodes import Node, child_of, next_of
 
-Candidate = tuple[tuple[int, ...], float]
-"""Tokens, and their weight: of a likely answer with its end, or of a likely code."""
-
 # Weights beside those of the nearest answers, which sum to 1. Chosen on a split of the telecom training rows.
 _FOLLOWING_WEIGHT = 0.25
 _NEAR_CODES_WEIGHT = 0.25
@@ -32,6 +29,37 @@ class DraftLimits:
     """Most drafted tokens."""
     least_probability: float
     """What is less likely is not worth its place."""
+
+
+class Prefixes:
+    """Weighted token sequences as a tree: what may follow a prefix, and with which weight."""
+
+    __slots__ = ("after", "weight")
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        self.weight = 0.0
+        self.after: dict[int, Prefixes] = {}
+
+    def add(self, tokens: Sequence[int], weight: float) -> None:
+        """Adds one sequence."""
+        self.weight += weight
+        here = self
+        for token in tokens:
+            there = here.after.get(token)
+            if there is None:
+                there = here.after[token] = Prefixes()
+            there.weight += weight
+            here = there
+
+    def find(self, tokens: Sequence[int]) -> "Prefixes | None":
+        """Returns what follows a prefix, or None where no sequence begins so."""
+        here: Prefixes | None = self
+        for token in tokens:
+            if here is None:
+                return None
+            here = here.after.get(token)
+        return here
 
 
 class TrainingAnswers:
@@ -51,17 +79,20 @@ class TrainingAnswers:
         for code in grammar.code_of_rank:
             self._below.append(self._below[-1] + counts[code])
         self._frequent: dict[int, list[tuple[int, float]]] = {}
-        self._following = {
-            code: (
-                [(grammar.tokens_of_code[other], times / after.total()) for other, times in after.most_common(_MOST_FOLLOWING)],
-                after.total() / counts[code],
-            )
-            for code, after in following.items()
-        }
+        self._following: dict[int, Prefixes] = {}
+        self._goes_on = {code: after.total() / counts[code] for code, after in following.items()}
+        for code, after in following.items():
+            prefixes = self._following[code] = Prefixes()
+            for other, times in after.most_common(_MOST_FOLLOWING):
+                prefixes.add(grammar.tokens_of_code[other], times / after.total())
 
-    def following(self, code: int) -> tuple[list[Candidate], float]:
-        """Returns the codes that follow a code, with shares, and the share of answers that go on behind it."""
-        return self._following.get(code, ([], 0.0))
+    def find_following(self, code: int) -> Prefixes | None:
+        """Returns the codes that follow a code, with weights that sum to 1 at most; None where none ever did."""
+        return self._following.get(code)
+
+    def goes_on(self, code: int) -> float:
+        """Returns the share of answers that go on behind a code."""
+        return self._goes_on.get(code, 0.0)
 
     def frequent_edges(self, node: int) -> list[tuple[int, float]]:
         """Returns a trie node's most frequent growing edges with their shares, most frequent first."""
@@ -85,25 +116,21 @@ class TrainingAnswers:
 
 @dataclass(frozen=True)
 class Likely:
-    """What is likely for one question."""
+    """What the nearest training questions were answered with."""
 
-    answers: Sequence[Candidate]
-    codes: Sequence[Candidate]
-    """The codes of those answers, each with the weight of all that hold it."""
+    answers: Prefixes
+    """Whole answers with their ends; weights sum to 1"""
+    codes: Prefixes
+    """The codes of those answers, each with the weight of all that hold it"""
 
 
-@dataclass
-class _Branch:
-    """A node to be drafted, and who speaks for it."""
+def nothing_likely() -> Likely:
+    """Returns what is known without an index."""
+    return Likely(Prefixes(), Prefixes())
 
-    parent: Node
-    edge: int
-    answers: list[Candidate]
-    place: int
-    """How many tokens of `answers` are written once the node is."""
-    codes: list[Candidate]
-    code_place: int
-    """The same of `codes`."""
+
+_Speakers = tuple[Prefixes | None, Prefixes | None, Prefixes | None]
+"""Who speaks for what follows: whole answers, near codes, codes that follow the one before."""
 
 
 class _Draft:
@@ -111,88 +138,79 @@ class _Draft:
 
     def __init__(self, grammar: AnswerGrammar, training: TrainingAnswers, likely: Likely, limits: DraftLimits) -> None:
         self._grammar, self._training, self._likely, self._limits = grammar, training, likely, limits
-        self._heap: list[tuple[float, int, _Branch]] = []
+        self._heap: list[tuple[float, int, Node, int, _Speakers]] = []
         self._serial = 0
         self.added: list[Node] = []
 
     def grow(self) -> None:
         """Adds nodes until there are enough or none is likely."""
-        grammar, most = self._grammar, self._limits.tokens
-        while self._heap and len(self.added) < most:
-            chance, _, branch = heapq.heappop(self._heap)
-            node: Node | None = child_of(branch.parent, branch.edge, grammar)
-            last, place, code_place, codes = branch.parent, branch.place, branch.code_place, branch.codes
-            has_ended_code = grammar.edge_kind[branch.edge] is not EdgeKind.GROW
-            while node is not None and not node.state.ended and len(self.added) < most:
-                self.added.append(node)
-                last, before = node, node
-                node = next_of(node, grammar)
-                if node is not None:
-                    place, code_place = place + 1, code_place + 1
-                    has_ended_code |= len(node.state.codes) > len(before.state.codes)
-            if last.needs_scores and last is not branch.parent:
-                alive = [one for one in branch.answers if len(one[0]) > place]
-                if has_ended_code:
-                    codes, code_place = self.codes_behind(last), 0
-                self.expand(last, -chance, alive, place, codes, code_place)
+        grammar, most, added = self._grammar, self._limits.tokens, self.added
+        while self._heap and len(added) < most:
+            chance, _, parent, edge, speakers = heapq.heappop(self._heap)
+            node = child_of(parent, edge, grammar)
+            codes_before = len(parent.state.codes)
+            while not node.state.ended:
+                added.append(node)
+                after = next_of(node, grammar)
+                if after is None or len(added) >= most:
+                    break
+                speakers = _after(speakers, after.token)
+                node = after
+            if node.needs_scores:
+                if len(node.state.codes) > codes_before and not grammar.depth_at[node.state.node]:
+                    speakers = (speakers[0], *self.code_speakers(node))
+                self.expand(node, -chance, speakers)
 
-    def codes_behind(self, node: Node) -> list[Candidate]:
-        """Returns the codes that may begin at a node where no token of a code is written, with weights."""
-        codes = [(tokens, weight * _NEAR_CODES_WEIGHT) for tokens, weight in self._likely.codes]
-        if node.state.codes and node.state.codes[-1] >= 0:
-            following, _ = self._training.following(node.state.codes[-1])
-            codes += [(tokens, share * _FOLLOWING_WEIGHT) for tokens, share in following]
-        return codes
+    def code_speakers(self, node: Node) -> tuple[Prefixes | None, Prefixes | None]:
+        """Returns who speaks where a code begins."""
+        codes = node.state.codes
+        following = self._training.find_following(codes[-1]) if codes and codes[-1] >= 0 else None
+        return self._likely.codes, following
 
-    def expand(
-        self, node: Node, chance: float, answers: list[Candidate], place: int, codes: list[Candidate], code_place: int
-    ) -> None:
+    def expand(self, node: Node, chance: float, speakers: _Speakers) -> None:
         """Puts a node's likely children into the heap."""
-        grammar, least = self._grammar, self._limits.least_probability
+        grammar, least, state = self._grammar, self._limits.least_probability, node.state
         weights: dict[int, float] = {}
         total = _FREQUENCY_WEIGHT
-        for tokens, weight in answers:
-            total += weight
-            weights[tokens[place]] = weights.get(tokens[place], 0.0) + weight
-        for tokens, weight in codes:
-            total += weight
-            if len(tokens) > code_place:
-                weights[tokens[code_place]] = weights.get(tokens[code_place], 0.0) + weight
-        code = grammar.code_at[node.state.node]
+        for speaker, share in zip(speakers, (1.0, _NEAR_CODES_WEIGHT, _FOLLOWING_WEIGHT), strict=True):
+            if speaker is not None and speaker.weight:
+                total += share * speaker.weight
+                for token, there in speaker.after.items():
+                    weights[token] = weights.get(token, 0.0) + share * there.weight
+        code = grammar.code_at[state.node]
         if code >= 0:
-            share = self._training.following(code)[1]
             separator = grammar.separator[0]
-            weights[separator] = weights.get(separator, 0.0) + _FOLLOWING_WEIGHT * share
+            weights[separator] = weights.get(separator, 0.0) + _FOLLOWING_WEIGHT * self._training.goes_on(code)
             total += _FOLLOWING_WEIGHT
-        shares = dict(self._training.frequent_edges(node.state.node))
         scale = chance / total
         for token, weight in weights.items():
-            edge = grammar.find_edge(node.state, token)
-            if edge is None or grammar.edge_kind[edge] is EdgeKind.END:
+            if scale * weight < least:
                 continue
-            of_edge = scale * (weight + _FREQUENCY_WEIGHT * shares.pop(edge, 0.0))
-            if of_edge >= least:
-                self._push(
-                    of_edge,
-                    _Branch(
-                        node,
-                        edge,
-                        [one for one in answers if one[0][place] == token],
-                        place + 1,
-                        [one for one in codes if len(one[0]) > code_place and one[0][code_place] == token],
-                        code_place + 1,
-                    ),
-                )
-        for edge, share in shares.items():
-            of_edge = scale * _FREQUENCY_WEIGHT * share
-            if of_edge < least:
+            edge = grammar.find_edge(state, token)
+            if edge is not None and grammar.edge_kind[edge] is not EdgeKind.END:
+                self._push(scale * weight, node, edge, _after(speakers, token))
+        rare = scale * _FREQUENCY_WEIGHT
+        if rare < least:
+            return
+        for edge, share in self._training.frequent_edges(state.node):
+            if rare * share < least:
                 break
-            if grammar.find_edge(node.state, grammar.edge_token[edge]) is not None:
-                self._push(of_edge, _Branch(node, edge, [], place + 1, [], code_place + 1))
+            token = grammar.edge_token[edge]
+            if token not in weights and grammar.find_edge(state, token) is not None:
+                self._push(rare * share, node, edge, (None, None, None))
 
-    def _push(self, chance: float, branch: _Branch) -> None:
+    def _push(self, chance: float, node: Node, edge: int, speakers: _Speakers) -> None:
         self._serial += 1
-        heapq.heappush(self._heap, (-chance, self._serial, branch))
+        heapq.heappush(self._heap, (-chance, self._serial, node, edge, speakers))
+
+
+def _after(speakers: _Speakers, token: int) -> _Speakers:
+    answers, codes, following = speakers
+    return (
+        None if answers is None else answers.after.get(token),
+        None if codes is None else codes.after.get(token),
+        None if following is None else following.after.get(token),
+    )
 
 
 def draft_below(
@@ -208,11 +226,14 @@ def draft_below(
     `written`: the tokens from the answer's beginning to the frontier; answers that begin otherwise say nothing.
     """
     draft = _Draft(grammar, training, likely, limits)
-    done, start = len(written), tuple(written)
-    answers = [one for one in likely.answers if len(one[0]) > done and one[0][:done] == start]
     depth = grammar.depth_at[frontier.state.node]
-    own = start[done - depth :] if depth else ()
-    codes = [one for one in draft.codes_behind(frontier) if one[0][:depth] == own]
-    draft.expand(frontier, 1.0, answers, done, codes, depth)
+    own = written[len(written) - depth :]
+    codes, following = draft.code_speakers(frontier)
+    speakers = (
+        likely.answers.find(written),
+        None if codes is None else codes.find(own),
+        None if following is None else following.find(own),
+    )
+    draft.expand(frontier, 1.0, speakers)
     draft.grow()
     return draft.added

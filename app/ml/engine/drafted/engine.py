@@ -28,6 +28,8 @@ from app.ml.errors import AnswerTooLong, DeadlinePassed
 
 Answered = TypeVar("Answered")
 _WIDE_TOKENS = 2560
+# What a question's own tokens take of a pass, about.
+_PROMPT_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class EngineLimits:
     """Most drafted tokens of a question."""
     least_probability: float
     """Least probability of a drafted token while there are tokens to spare."""
+    busy_draft_tokens: int
+    """Most drafted tokens of a question while many share a pass."""
+    busy_probability: float
+    """Least probability of a drafted token then."""
     lanes: int
     """Passes under way: while the device works on one, the host prepares the other."""
     adapter_bytes: int
@@ -59,8 +65,8 @@ class EngineLimits:
         spare = free_memory_bytes(network.device)
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
-            return cls(2048, 1024, 160, 192, 2, 256, 48, 0.01, 2, adapter_bytes, most_adapters)
-        return cls(256, 64, 24, 192, 2, 40, 14, 0.05, 1, adapter_bytes, most_adapters)
+            return cls(2048, 1024, 128, 224, 2, 256, 80, 0.005, 20, 0.04, 2, adapter_bytes, most_adapters)
+        return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
 
 
 @dataclass(eq=False)
@@ -163,6 +169,19 @@ class DraftedEngine:
             self._land(lane)
         self._install_waiting()
         self._start(lane)
+
+    def give_up(self, error: Exception) -> None:
+        """Answers all questions and installations with an error."""
+        with self._lock:
+            waiting = [one.future for queue in self._waiting.values() for one in queue]
+            waiting += [future for _, future in self._installs]
+            self._waiting.clear()
+            self._installs.clear()
+        waiting += [live.waiting.future for lane in self._lanes for live in lane.live]
+        for lane in self._lanes:
+            lane.live, lane.flight, lane.flying = [], None, []
+        for future in waiting:
+            _settle(future, error)
 
     def run_until_idle(self) -> None:
         """Works off all there is."""
@@ -360,9 +379,10 @@ class DraftedEngine:
     def _draft_limits(self, questions: int) -> DraftLimits:
         """Few questions draft freely; many share what a pass takes for free, and more must be likely to pay."""
         limits = self.limits
-        share = limits.free_tokens // max(1, questions) - 24
-        tokens = max(6, min(limits.draft_tokens, share))
-        return DraftLimits(tokens, limits.least_probability if share >= limits.draft_tokens else 0.12)
+        share = limits.free_tokens // max(1, questions) - _PROMPT_TOKENS
+        if share >= limits.busy_draft_tokens:
+            return DraftLimits(min(limits.draft_tokens, share), limits.least_probability)
+        return DraftLimits(limits.busy_draft_tokens, limits.busy_probability)
 
     def _waiting_count(self) -> int:
         with self._lock:

@@ -15,6 +15,8 @@ from app.ml.engine.drafted.network import CachedNetwork, SlotLayer
 from app.ml.engine.drafted.passes import PassTensors
 from app.ml.engine.drafted.rows import KeyValueRows
 
+_SMALL_PASS, _SMALL_PARTS = 256, 4
+
 
 @triton.jit
 def _shrink_kernel(  # type: ignore[no-untyped-def]
@@ -26,6 +28,8 @@ def _shrink_kernel(  # type: ignore[no-untyped-def]
     inputs,
     columns,
     slot_stride,
+    low_stride,
+    PARTS: tl.constexpr,
     TOKENS: tl.constexpr,
     COLUMNS: tl.constexpr,
     INPUTS: tl.constexpr,
@@ -39,7 +43,8 @@ def _shrink_kernel(  # type: ignore[no-untyped-def]
         inside = rows < length
         outs = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         total = tl.zeros((TOKENS, COLUMNS), dtype=tl.float32)
-        for start in range(0, inputs, INPUTS):
+        part = tl.program_id(2)
+        for start in range(part * INPUTS, inputs, PARTS * INPUTS):
             ins = start + tl.arange(0, INPUTS)
             a = tl.load(
                 x + (first + rows)[:, None] * inputs + ins[None, :], mask=inside[:, None] & (ins < inputs)[None, :], other=0.0
@@ -50,7 +55,7 @@ def _shrink_kernel(  # type: ignore[no-untyped-def]
                 other=0.0,
             )
             total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
-        place = low + (first + rows)[:, None] * columns + outs[None, :]
+        place = low + part * low_stride + (first + rows)[:, None] * columns + outs[None, :]
         tl.store(place, total.to(low.dtype.element_ty), mask=inside[:, None] & (outs < columns)[None, :])
 
 
@@ -67,6 +72,8 @@ def _expand_kernel(  # type: ignore[no-untyped-def]
     low_columns,
     slot_stride,
     gain_stride,
+    low_stride,
+    PARTS: tl.constexpr,
     RANK: tl.constexpr,
     HAS_GAIN: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -88,9 +95,11 @@ def _expand_kernel(  # type: ignore[no-untyped-def]
         if target >= 0:
             for start in range(0, RANK, INNER):
                 inner = start + tl.arange(0, INNER)
-                a = tl.load(
-                    low + (first + rows)[:, None] * low_columns + target * RANK + inner[None, :], mask=inside[:, None], other=0.0
-                )
+                at = low + (first + rows)[:, None] * low_columns + target * RANK + inner[None, :]
+                sums = tl.load(at, mask=inside[:, None], other=0.0)
+                for part in tl.static_range(1, PARTS):
+                    sums += tl.load(at + part * low_stride, mask=inside[:, None], other=0.0)
+                a = sums.to(scaled_b.dtype.element_ty)
                 b = tl.load(
                     scaled_b + slot * slot_stride + outs[:, None] * RANK + inner[None, :],
                     mask=(outs < outputs)[:, None],
@@ -266,11 +275,24 @@ class KernelSteps:
             return
         factor_a, scaled_b = slots.factor_a[layer], slots.scaled_b[layer]
         low_columns, inputs, outputs = factor_a.shape[1], factor_a.shape[2], y.shape[1]
-        low = torch.empty(x.shape[0], low_columns, dtype=x.dtype, device=x.device)
+        # A small pass has too few blocks to fill a card: each sums a part of the inputs.
+        parts = _SMALL_PARTS if shape.tokens <= _SMALL_PASS else 1
+        low = torch.empty(parts, x.shape[0], low_columns, dtype=torch.float32, device=x.device)
         tokens = max(16, shape.block_tokens)
-        step = 32 if tokens <= 32 else 64
-        _shrink_kernel[(shape.adapter_blocks, triton.cdiv(low_columns, step))](
-            x, factor_a, low, blocks, shape.adapter_blocks, inputs, low_columns, factor_a.stride(0), tokens, step, 128
+        _shrink_kernel[(shape.adapter_blocks, triton.cdiv(low_columns, 32), parts)](
+            x,
+            factor_a,
+            low,
+            blocks,
+            shape.adapter_blocks,
+            inputs,
+            low_columns,
+            factor_a.stride(0),
+            low.stride(0),
+            parts,
+            tokens,
+            32,
+            128,
         )
         columns, target_of = _target_blocks(slots, outputs, y.device)
         gain = slots.gain[layer] if slots.gain is not None else scaled_b
@@ -286,6 +308,8 @@ class KernelSteps:
             low_columns,
             scaled_b.stride(0),
             gain.stride(0),
+            low.stride(0),
+            parts,
             slots.rank,
             slots.gain is not None,
             tokens,
