@@ -170,12 +170,12 @@ class EngineRoom:
         if engine is None:
             return
         while not self._is_closing or engine.has_work:
-            if not engine.has_work:
-                self._wake.wait()
-                self._wake.clear()
-                continue
             try:
-                engine.step()
+                if engine.has_work:
+                    engine.step()
+                elif not engine.prepare():
+                    self._wake.wait()
+                    self._wake.clear()
             except Exception as error:
                 # The device is in a state that nothing is known of: only a new process helps.
                 self._failure = "The answer engine failed and needs a restart. The answerer's log says why."

@@ -30,7 +30,7 @@ from bench.train.report import versions
 
 # The demo's own run, and the one that learns 5,000 rows in a minute on a GPU.
 SMALL_SPEC = replace(PRESETS["quick"], num_train_epochs=3.0)
-LARGE_SPEC = FinetuneSpec(num_train_epochs=3.0)
+LARGE_SPEC = FinetuneSpec(num_train_epochs=8.0, warmup_ratio=0.05)
 _SEED = 1
 _TOLD_EVERY_S = 20.0
 

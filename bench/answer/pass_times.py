@@ -62,11 +62,12 @@ def _host_pass(engine: AnswerEngine, *, tokens: int, rows: int) -> HostPass:
     adapter = next(iter(drafted.shelf.loaded.values()))
     vocabulary = adapter.vocabularies["closed"]
     generator = random.Random(0)
+    vocabulary_size = drafted.network.embedding.shape[0]
     feedings: list[Feeding] = []
     taken = []
     for index in range(rows):
         length = tokens // rows + (index < tokens % rows)
-        prompt = [generator.randrange(10, 20_000) for _ in range(length)]
+        prompt = [generator.randrange(3, vocabulary_size) for _ in range(length)]
         plan = AnswerPlan(vocabulary.grammar, engine.base.tokenizer.decode, nothing_likely(), vocabulary.training, 1.0, 1, None)
         question = Question(prompt, plan)
         row = drafted.rows.take(prompt, -2 - index, room=8)

@@ -31,9 +31,9 @@ from tests.fixtures.queue import RecordingDoorbell, insert_adapter, must_claim, 
 from tests.fixtures.tiny import TINY, make_tiny_store
 from worker import tasks
 from worker.assignment import OUTPUT, Assignment
-from worker.line import Line
 from worker.context import WorkerContext
 from worker.export_child import export
+from worker.line import Line
 from worker.messages import Finished, Message, Stopped
 
 SPEC = replace(FAST, num_train_epochs=3, lora_rank=4, use_dora=True, lora_target=("q_proj", "v_proj"))

@@ -132,6 +132,15 @@ class AnswerEngine:
         if self.drafted is not None:
             self.drafted.step()
 
+    def prepare(self) -> bool:
+        """Makes one thing ready that a question would else wait for; returns whether there was one. For idle moments."""
+        return self.drafted is not None and self.drafted.prepare()
+
+    def warm_up(self) -> None:
+        """Makes everything ready that questions would else wait for."""
+        while self.prepare():
+            pass
+
     def give_up(self, error: Exception) -> None:
         """Answers everything under way and waiting with an error: the engine will not work any more."""
         while self._padded_waiting:

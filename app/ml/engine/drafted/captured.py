@@ -11,7 +11,7 @@ import torch
 from app.ml.engine.device import Capture, GraphPool, graphs_run, triton_runs
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput, Steps
-from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors
+from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors, build_pass
 from app.ml.engine.drafted.rows import KeyValueRows
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
@@ -51,25 +51,39 @@ class CapturedPasses:
         if exact.used > _USED_CODES:
             return None
         for size in _SIZES:
-            block = self.block_tokens(size)
-            if size < exact.tokens or block != exact.block_tokens:
-                continue
-            shape = PassShape(
-                tokens=size,
-                scored=size if size <= _ALL_SCORED_TO else size // 2,
-                used=_USED_CODES,
-                token_blocks=size // block + size // 8,
-                adapter_blocks=size // block + size // 8,
-                block_tokens=block,
-            )
+            shape = self._shape(size)
             is_enough = (
-                shape.scored >= exact.scored
+                size >= exact.tokens
+                and shape.block_tokens == exact.block_tokens
+                and shape.scored >= exact.scored
                 and shape.token_blocks >= exact.token_blocks
                 and shape.adapter_blocks >= exact.adapter_blocks
             )
             if is_enough:
                 return shape
         return None
+
+    def capture_one(self) -> bool:
+        """Captures a shape that no pass had so far, with idle tokens alone; False where there is none left."""
+        for size in _SIZES:
+            shape = self._shape(size)
+            if shape not in self._graphs:
+                host = build_pass((), (), shape, idle_place=self._rows.idle_place, is_eager=False)
+                with torch.inference_mode():
+                    self._graphs[shape] = self._capture(host)
+                return True
+        return False
+
+    def _shape(self, size: int) -> PassShape:
+        block = self.block_tokens(size)
+        return PassShape(
+            tokens=size,
+            scored=size if size <= _ALL_SCORED_TO else size // 2,
+            used=_USED_CODES,
+            token_blocks=size // block + size // 8,
+            adapter_blocks=size // block + size // 8,
+            block_tokens=block,
+        )
 
     @torch.inference_mode()
     def run(self, host: HostPass) -> PassOutput:

@@ -170,6 +170,11 @@ class DraftedEngine:
         self._install_waiting()
         self._start(lane)
 
+    def prepare(self) -> bool:
+        """Captures one more shape of passes; returns whether one was missing. Nothing before the first adapter is there."""
+        captured = self.runner.captured
+        return captured is not None and bool(self.shelf.loaded) and captured.capture_one()
+
     def give_up(self, error: Exception) -> None:
         """Answers all questions and installations with an error."""
         with self._lock:
