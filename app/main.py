@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 
 import structlog
@@ -85,12 +85,9 @@ def create_app(
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
         rounds = (partial(sweep, engine, bell), partial(delete_old_answers, engine, days=settings.answer_log_days))
         upkeep = asyncio.create_task(_upkeep(rounds, settings.sweep_interval_s))
-        if answer_log is not None:
-            answer_log.start()
-        yield
+        async with nullcontext() if answer_log is None else answer_log.writing():
+            yield
         upkeep.cancel()
-        if answer_log is not None:
-            await answer_log.close()
         await backend.close()
         engine.dispose()
 

@@ -19,7 +19,7 @@ from app.http.direct_route import DirectRoute
 from app.http.errors import install_error_handlers
 from app.logs import configure_logs
 from app.ml.codes import AnswerMode
-from app.ml.engine.answering import EngineAnswer
+from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.model_store import ModelStore
 from app.settings import Settings

@@ -5,8 +5,9 @@ import contextlib
 import hmac
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Literal
 
 import structlog
@@ -57,8 +58,6 @@ class AnswerLog:
         self._key = key
         self._max_waiting = max_waiting
         self._waiting: deque[LogEntry] = deque()
-        self._closing = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
 
     def add(
         self,
@@ -92,42 +91,40 @@ class AnswerLog:
             )
         )
 
-    def start(self) -> None:
-        """Begins to write; belongs to the running event loop."""
-        self._closing.clear()
-        self._writer = asyncio.create_task(self._write_until_closed())
-
-    async def close(self) -> None:
-        """Writes what waits, unless the database does not take it within seconds."""
-        self._closing.set()
-        if self._writer is not None:
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """Writes while the block runs, and at its end what waits, unless the database does not take it within seconds."""
+        closing = asyncio.Event()
+        writer = asyncio.create_task(self._write_until(closing))
+        try:
+            yield
+        finally:
+            closing.set()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._writer, _CLOSING_S)
-            self._writer = None
-        _LOST.inc(len(self._waiting))
-        self._waiting.clear()
+                await asyncio.wait_for(writer, _CLOSING_S)
+            _LOST.inc(len(self._waiting))
+            self._waiting.clear()
 
-    async def _write_until_closed(self) -> None:
-        while not self._closing.is_set():
+    async def _write_until(self, closing: asyncio.Event) -> None:
+        while not closing.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _INTERVAL_S)
+                await asyncio.wait_for(closing.wait(), _INTERVAL_S)
             await self._write_all()
 
     async def _write_all(self) -> None:
         while self._waiting:
-            # They stay in the queue until they are in the database: the next round writes what a lost connection stopped.
-            batch = list(islice(self._waiting, _BATCH_ROWS))
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH_ROWS, len(self._waiting)))]
             try:
                 await run_sync(self._write, batch)
             except (OperationalError, PoolTimeout) as error:
+                # The next round writes what a lost connection stopped.
+                self._waiting.extendleft(reversed(batch))
                 _log.warning("answer_log_waits", waiting=len(self._waiting), error=type(error).__name__)
                 return
             except Exception:
                 # A row that no database takes must not stop all that come after it.
                 _log.exception("answer_log_batch_lost", rows=len(batch))
                 _LOST.inc(len(batch))
-            for _ in batch:
-                self._waiting.popleft()
 
     def _write(self, batch: list[LogEntry]) -> None:
         with unit_of_work(self._engine) as session:
