@@ -1,9 +1,8 @@
 """The API process: its composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
-from functools import partial
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import structlog
 from anyio import CapacityLimiter
@@ -21,9 +20,6 @@ from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
 from app.answers.endpoints import PATHS as ANSWER_PATHS
 from app.answers.endpoints import make_router as make_answers_router
-from app.answers.log import AnswerLog, delete_old_answers
-from app.answers.log_endpoints import router as answer_log_router
-from app.answers.log_key import read_or_make_key
 from app.answers.model_names import ModelNames
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
@@ -73,20 +69,13 @@ def create_app(
     code_texts = CodeTexts(engine)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
-    answer_log = (
-        None
-        if settings.answer_log == "off"
-        else AnswerLog(engine, settings.answer_log, key=read_or_make_key(settings.data_dir / "answer_log.key"))
-    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        rounds = (partial(sweep, engine, bell), partial(delete_old_answers, engine, days=settings.answer_log_days))
-        upkeep = asyncio.create_task(_upkeep(rounds, settings.sweep_interval_s))
-        async with nullcontext() if answer_log is None else answer_log.writing():
-            yield
+        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
+        yield
         upkeep.cancel()
         await backend.close()
         engine.dispose()
@@ -112,7 +101,6 @@ def create_app(
         code_texts,
         AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
-        log=answer_log,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file,)
@@ -147,7 +135,6 @@ def create_app(
     app.include_router(models_router)
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
-    app.include_router(answer_log_router)
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app
 
@@ -208,13 +195,12 @@ def _readiness(
     return checks
 
 
-async def _upkeep(rounds: Sequence[Callable[[], object]], interval_s: float) -> None:
+async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
     while True:
-        for work in rounds:
-            try:
-                await run_sync(work)
-            except Exception:
-                _log.exception("upkeep_failed")
+        try:
+            await run_sync(sweep, engine, bell)
+        except Exception:
+            _log.exception("sweep_failed")
         await asyncio.sleep(interval_s)
 
 

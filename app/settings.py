@@ -66,11 +66,6 @@ class Settings(BaseSettings):
     max_concurrent_answers: Annotated[
         int, Field(ge=1, description="Requests for answers that one API process serves at once; further ones get 429.")
     ] = 128
-    answer_log: Annotated[
-        Literal["hash", "text", "off"],
-        Field(description="What the answer log keeps of a question: a keyed hash, its text, or no answer is logged."),
-    ] = "hash"
-    answer_log_days: Annotated[float, Field(gt=0, description="Days that an answer is kept in the log.")] = 90.0
     max_event_streams: Annotated[int, Field(ge=1, description="Event streams that one API process holds; then 429.")] = 1000
     answer_timeout_s: Annotated[float, Field(gt=0, description="Longest wait for the answerer, seconds.")] = 60.0
     lease_s: Annotated[float, Field(ge=2, description="A worker's lease on a job, seconds; renewed four times as often.")] = 30.0

@@ -6,7 +6,6 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.adapters import models as _adapters
-from app.answers import models as _answers
 from app.codebook import models as _codebook
 from app.datasets import models as _datasets
 from app.db.base import Base
@@ -16,7 +15,7 @@ from app.exports import models as _exports
 from app.jobs import models as _jobs
 from app.settings import Settings
 
-_TABLES_OF: tuple[Any, ...] = (_adapters, _answers, _codebook, _datasets, _evaluations, _exports, _jobs)
+_TABLES_OF: tuple[Any, ...] = (_adapters, _codebook, _datasets, _evaluations, _exports, _jobs)
 
 
 def _run(connection: Connection) -> None:
