@@ -18,7 +18,8 @@ from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
 from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
-from app.answers.endpoints import router as answers_router
+from app.answers.endpoints import PATHS as ANSWER_PATHS
+from app.answers.endpoints import make_router as make_answers_router
 from app.answers.model_names import ModelNames
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
@@ -98,7 +99,7 @@ def create_app(
         backend,
         names,
         code_texts,
-        AnswerLimits(settings.max_question_chars, settings.max_batch_questions),
+        AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
@@ -113,11 +114,13 @@ def create_app(
         },
     )
     # Added last, so that it stands around everything.
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, quiet_routes=ANSWER_PATHS)
     install_error_handlers(app)
     install_database_error_handlers(app)
     registry = CollectorRegistry()
     registry.register(_JobCounts(engine))
+    # The app's own routes and in front, where they are found first.
+    app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
     app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
@@ -133,7 +136,6 @@ def create_app(
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
-    app.include_router(answers_router)
     return app
 
 

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     max_pending_answers: Annotated[
         int, Field(ge=1, description="Questions that the answer backend holds at once; further ones get 429.")
     ] = 256
+    max_concurrent_answers: Annotated[
+        int, Field(ge=1, description="Requests for answers that one API process serves at once; further ones get 429.")
+    ] = 128
     max_event_streams: Annotated[int, Field(ge=1, description="Event streams that one API process holds; then 429.")] = 1000
     answer_timeout_s: Annotated[float, Field(gt=0, description="Longest wait for the answerer, seconds.")] = 60.0
     lease_s: Annotated[float, Field(ge=2, description="A worker's lease on a job, seconds; renewed four times as often.")] = 30.0

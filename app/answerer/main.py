@@ -1,28 +1,74 @@
 """The answerer process: a small app of its own over the engine; listens for the api only."""
 
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
+import orjson
 from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from app.answerer.room import EngineRoom
-from app.answerer.schemas import Answered, AnsweredCandidate, AnsweredCode, Answers, Ask, Health
+from app.answerer.schemas import Ask, Health
+from app.answers.backend import AnswerResult, Candidate, ConfidentCode
 from app.blobs.local import LocalBlobStore
 from app.http.context import RequestContext
+from app.http.direct_route import DirectRoute
 from app.http.errors import install_error_handlers
 from app.logs import configure_logs
-from app.ml.engine.answering import EngineAnswer
+from app.ml.codes import AnswerMode
+from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.model_store import ModelStore
 from app.settings import Settings
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+class Room(Protocol):
+    """What this app needs of an `EngineRoom`; the benchmark of HTTP puts another in its place."""
+
+    @property
+    def base_model(self) -> str:
+        """Name of the base model."""
+        ...
+
+    @property
+    def device(self) -> dict[str, object] | None:
+        """The device's facts, once the model is in memory."""
+        ...
+
+    def missing(self) -> tuple[str, str] | None:
+        """Returns None when ready, else (`loading` or `failed`, what to do)."""
+        ...
+
+    def start_loading(self) -> None:
+        """Begins to load."""
+        ...
+
+    async def answer(
+        self,
+        questions: Sequence[str],
+        *,
+        base_model: str,
+        checksum: str | None,
+        alternatives: int,
+        mode: AnswerMode = "closed",
+        precision: float | None = None,
+        deadline_s: float | None = None,
+    ) -> list[EngineAnswer]:
+        """Answers questions, in order; cancelled when the asker goes away."""
+        ...
+
+    def close(self) -> None:
+        """Ends."""
+        ...
+
+
+def create_app(settings: Settings | None = None, *, room: Room | None = None) -> FastAPI:
     """Builds the answerer's app; the base model loads once it starts."""
     settings = settings or Settings()
-    room = EngineRoom(
+    engine_room: Room = room or EngineRoom(
         ModelStore(settings.models_dir, settings.base_models),
         LocalBlobStore(settings.blobs_dir),
         base_model=settings.base_model,
@@ -33,28 +79,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="answerer")
-        room.start_loading()
+        # What the imports made stays for ever: a full collection need not look at it, and stalls answers less.
+        gc.freeze()
+        engine_room.start_loading()
         yield
-        room.close()
+        engine_room.close()
 
     app = FastAPI(title="Dianda answerer", lifespan=lifespan, openapi_url=None, max_body_size=64 * 1024 * 1024)
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, quiet_routes=("/answer",))
     install_error_handlers(app)
 
-    @app.post("/answer")
-    async def answer(request: Request, ask: Ask) -> Answers:
+    async def answer(request: Request, body: Ask) -> Response:
         """Answers questions with one adapter, or with the base model."""
-        answers = await room.answer(
-            ask.questions, base_model=ask.base_model, checksum=ask.adapter_checksum, alternatives=ask.alternatives
+        answers = await engine_room.answer(
+            body.questions,
+            base_model=body.base_model,
+            checksum=body.adapter_checksum,
+            alternatives=body.alternatives,
+            mode=body.mode,
+            precision=body.precision,
+            deadline_s=body.deadline_s,
         )
-        return Answers(results=[_answered(one) for one in answers])
+        return Response(orjson.dumps({"results": [_result(one) for one in answers]}), media_type="application/json")
+
+    app.router.routes.append(DirectRoute("/answer", answer, methods=["POST"]))
 
     @app.get("/health")
     async def health() -> JSONResponse:
         """Says whether the base model is in memory."""
-        missing = room.missing()
+        missing = engine_room.missing()
         status, message = missing or ("ready", "")
-        body = Health(status=status, message=message, base_model=room.base_model, device=room.device)
+        body = Health(status=status, message=message, base_model=engine_room.base_model, device=engine_room.device)
         return JSONResponse(body.model_dump(), status_code=503 if missing else 200)
 
     @app.get("/metrics")
@@ -65,20 +120,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _answered(answer: EngineAnswer) -> Answered:
-    return Answered(
+def _result(answer: EngineAnswer) -> AnswerResult:
+    return AnswerResult(
         best=_candidate(answer.best, answer.in_vocabulary),
-        alternatives=[_candidate(other, (True,) * len(other.codes)) for other in answer.alternatives],
+        alternatives=tuple(_candidate(other, (True,) * len(other.codes)) for other in answer.alternatives),
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
+        passes=answer.passes,
+        calibrated=answer.calibrated,
+        out_of_scope=answer.out_of_scope,
+        precision_threshold=answer.precision_threshold,
     )
 
 
-def _candidate(answer: DecodedAnswer, in_vocabulary: tuple[bool, ...]) -> AnsweredCandidate:
-    return AnsweredCandidate(
-        codes=[
-            AnsweredCode(code=code, confidence=confidence, in_vocabulary=known)
+def _candidate(answer: DecodedAnswer, in_vocabulary: tuple[bool, ...]) -> Candidate:
+    return Candidate(
+        codes=tuple(
+            ConfidentCode(code, confidence, known)
             for code, confidence, known in zip(answer.codes, answer.code_confidences, in_vocabulary, strict=True)
-        ],
+        ),
         confidence=answer.confidence,
     )

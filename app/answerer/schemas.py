@@ -1,10 +1,12 @@
-"""What the api and the answerer say to each other."""
+"""What the answerer is asked, with its limits; it replies with `app.answers.backend.AnswerResult`s."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.ml.codes import AnswerMode
+
 
 class Ask(BaseModel):
-    """Questions for the base model, or for an adapter of it."""
+    """An `app.answers.backend.AnswerRequest`: questions for the base model, or for an adapter of it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -12,36 +14,9 @@ class Ask(BaseModel):
     base_model: str
     adapter_checksum: str | None = Field(pattern=r"^[0-9a-f]{64}$")
     alternatives: int = Field(ge=0, le=7)
-
-
-class AnsweredCode(BaseModel):
-    """A code with its confidence."""
-
-    code: str
-    confidence: float
-    in_vocabulary: bool
-
-
-class AnsweredCandidate(BaseModel):
-    """A complete answer."""
-
-    codes: list[AnsweredCode]
-    confidence: float
-
-
-class Answered(BaseModel):
-    """The answer to one question."""
-
-    best: AnsweredCandidate
-    alternatives: list[AnsweredCandidate]
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class Answers(BaseModel):
-    """The answers to all questions of an `Ask`, in order."""
-
-    results: list[Answered]
+    mode: AnswerMode = "closed"
+    precision: float | None = Field(default=None, ge=0.5, le=0.999)
+    deadline_s: float | None = Field(default=None, gt=0)
 
 
 class Health(BaseModel):

@@ -4,33 +4,58 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.answers.fallback import FallbackReason
 from app.http.schemas import RequestBody, Text
+from app.ml.codes import AnswerMode
 
 _ModelName = Annotated[Text, Field(max_length=110, description="Alias, adapter or base model; none: the deployment's own.")]
 _Alternatives = Annotated[int, Field(ge=0, le=7, description="Other answers wanted; the beam is one wider.")]
-_Threshold = Annotated[float, Field(ge=0, le=1, description="Below this confidence the answer is marked for a human.")]
+_Threshold = Annotated[
+    float, Field(ge=0, le=1, description="Below this confidence the answer is marked for a human. Not beside `precision`.")
+]
+_Precision = Annotated[
+    float,
+    Field(
+        ge=0.5,
+        le=0.999,
+        description="Wanted share of right answers among those that are not marked for a human; the adapter's calibration "
+        "gives the threshold. Not beside `threshold`.",
+    ),
+]
+_Mode = Annotated[
+    AnswerMode,
+    Field(
+        description="`closed`: codes of the adapter's vocabulary alone. `open_values`: also plain values that it does not list. "
+        "`free`: whatever the model writes. What the vocabulary does not list has `in_vocabulary: false`."
+    ),
+]
 
 
-class AskOne(RequestBody):
+class Wishes(RequestBody):
+    """What an asker may wish of every answer."""
+
+    alternatives: _Alternatives = 0
+    threshold: _Threshold | None = None
+    mode: _Mode = "closed"
+    precision: _Precision | None = None
+
+
+class AskOne(Wishes):
     """One question."""
 
     question: Annotated[Text, Field(min_length=1)]
     model: _ModelName | None = None
-    alternatives: _Alternatives = 0
-    threshold: _Threshold | None = None
 
     model_config = RequestBody.model_config | {
         "json_schema_extra": {"examples": [{"question": "百度流量月包怎么取消", "model": "telecom@production", "threshold": 0.5}]}
     }
 
 
-class AskMany(RequestBody):
+class AskMany(Wishes):
     """Several questions for one model."""
 
     questions: Annotated[list[Annotated[Text, Field(min_length=1)]], Field(min_length=1)]
     model: _ModelName | None = None
-    alternatives: _Alternatives = 0
-    threshold: _Threshold | None = None
 
     model_config = RequestBody.model_config | {
         "json_schema_extra": {
@@ -62,7 +87,7 @@ class FallbackObject(BaseModel):
     """Whether a human should take over, and why."""
 
     triggered: bool
-    reason: Literal["low_confidence", "no_valid_code"] | None
+    reason: FallbackReason | None
 
 
 class AnswerObject(BaseModel):
@@ -73,11 +98,14 @@ class AnswerObject(BaseModel):
     answer: str
     codes: list[CodeObject]
     confidence: float
-    calibrated: bool = False
+    calibrated: bool
+    """Whether confidences were calibrated on held-out rows: then 0.9 is right nine times of ten."""
     alternatives: list[AlternativeObject]
     fallback: FallbackObject
     model: str
     adapter: str | None
+    passes: int
+    """Forward passes that the answer took; 0 where the backend does not say."""
     latency_ms: float
 
 
@@ -96,8 +124,8 @@ class ChatMessage(RequestBody):
     name: Text | None = None
 
 
-class ChatRequest(RequestBody):
-    """OpenAI's chat request. Answers are greedy and of a closed vocabulary, so sampling fields are accepted and do nothing."""
+class ChatRequest(Wishes):
+    """OpenAI's chat request, with our wishes (`extra_body`). Answers are greedy, so sampling fields do nothing."""
 
     model: _ModelName
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=100)]

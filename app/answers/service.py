@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode
 from app.answers.code_texts import CodeTexts
+from app.answers.fallback import fallback_reason
 from app.answers.model_names import ModelNames
-from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject
+from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject, Wishes
 from app.codebook.entries import Entry
 from app.errors import InvalidInput, TooLarge
 from app.ids import new_id
@@ -17,10 +17,11 @@ from app.ml.codes import category_of, join_codes
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """What one request may ask."""
+    """What one request may ask, and how long it waits."""
 
     max_question_chars: int
     max_batch_questions: int
+    deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class AnswerService:
     """Answers questions with whatever backend the deployment chose."""
 
     def __init__(
-        self, backend: AnswerBackend, names: ModelNames, code_texts: CodeTexts, limits: AnswerLimits, *, default_model: str
+        self,
+        backend: AnswerBackend,
+        names: ModelNames,
+        code_texts: CodeTexts,
+        limits: AnswerLimits,
+        *,
+        default_model: str,
     ) -> None:
         self._backend = backend
         self._names = names
@@ -44,32 +51,40 @@ class AnswerService:
         self._limits = limits
         self._default_model = default_model
 
-    async def answer(
-        self, questions: Sequence[str], *, param: str, model: str | None, alternatives: int, threshold: float | None
-    ) -> list[Answered]:
+    async def answer(self, questions: Sequence[str], *, param: str, model: str | None, wishes: Wishes) -> list[Answered]:
         """Returns one answer a question, all by the same adapter; `param` is the field that errors name, `{}` the number.
 
         Raises:
             TooLarge: a question or the batch is over the deployment's limit.
-            InvalidInput: a question is blank.
+            InvalidInput: a question is blank, or both a threshold and a precision are wished.
             NotFound: no such model.
         """
         started = time.perf_counter()
         self._check(questions, param)
+        if wishes.threshold is not None and wishes.precision is not None:
+            raise InvalidInput("A precision brings its own threshold. Send one of the two.", param="precision")
         name = model or self._default_model
         resolved = await self._names.resolve(name)
         book = await self._code_texts.entries()
         results = await self._backend.answer(
-            AnswerRequest(tuple(questions), resolved.base_model, resolved.adapter_checksum, alternatives)
+            AnswerRequest(
+                tuple(questions),
+                resolved.base_model,
+                resolved.adapter_checksum,
+                wishes.alternatives,
+                mode=wishes.mode,
+                precision=wishes.precision,
+                deadline_s=self._limits.deadline_s,
+            )
         )
         latency_ms = round((time.perf_counter() - started) * 1000, 2)
-        return [
-            Answered(
-                _answer_object(result, book, model=name, adapter=resolved.adapter_id, threshold=threshold, latency_ms=latency_ms),
-                result.prompt_tokens,
-                result.completion_tokens,
-            )
+        answers = [
+            _answer_object(result, book, model=name, adapter=resolved.adapter_id, wishes=wishes, latency_ms=latency_ms)
             for result in results
+        ]
+        return [
+            Answered(answer, result.prompt_tokens, result.completion_tokens)
+            for answer, result in zip(answers, results, strict=True)
         ]
 
     def _check(self, questions: Sequence[str], param: str) -> None:
@@ -89,22 +104,17 @@ def _answer_object(
     *,
     model: str,
     adapter: str | None,
-    threshold: float | None,
+    wishes: Wishes,
     latency_ms: float,
 ) -> AnswerObject:
     best = result.best
-    valid = bool(best.codes) and all(code.in_vocabulary for code in best.codes)
-    unsure = threshold is not None and best.confidence < threshold
-    reason: Literal["low_confidence", "no_valid_code"] | None = None
-    if not valid:
-        reason = "no_valid_code"
-    elif unsure:
-        reason = "low_confidence"
+    reason = fallback_reason(result, wishes.mode, threshold=wishes.threshold, precision=wishes.precision)
     return AnswerObject(
         id=new_id("ans"),
         answer=join_codes(code.code for code in best.codes),
         codes=[_code_object(code, book.get(code.code)) for code in best.codes],
         confidence=round(best.confidence, 4),
+        calibrated=result.calibrated,
         alternatives=[
             AlternativeObject(answer=join_codes(code.code for code in other.codes), confidence=round(other.confidence, 4))
             for other in result.alternatives
@@ -112,6 +122,7 @@ def _answer_object(
         fallback=FallbackObject(triggered=reason is not None, reason=reason),
         model=model,
         adapter=adapter,
+        passes=result.passes,
         latency_ms=latency_ms,
     )
 

@@ -15,6 +15,6 @@ def install_database_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OperationalError)
     @app.exception_handler(TimeoutError)
-    def on_database_away(request: Request, error: Exception) -> JSONResponse:
+    async def on_database_away(request: Request, error: Exception) -> JSONResponse:
         _log.error("database_unavailable", error=type(error).__name__)
         return error_response(503, "The database does not answer. Try again in a moment.", code="database_unavailable")

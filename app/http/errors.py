@@ -24,7 +24,7 @@ STATUS_OF: Mapping[Kind, int] = {
     Kind.INTERNAL: 500,
 }
 # Overloads are the client's to slow down for, so they are 429 and not 503.
-_STATUS_OF_CODE = {"queue_full": 429, "overloaded": 429, "too_many_streams": 429, "idempotency_key_reused": 422}
+_STATUS_OF_CODE = {"queue_full": 429, "overloaded": 429, "too_busy": 429, "too_many_streams": 429, "idempotency_key_reused": 422}
 _TYPE_OF_STATUS = {404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
@@ -82,15 +82,18 @@ def error_response(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Registers the handlers; what is not ours falls through to `app.http.context`, which makes it a 500 without its text."""
+    """Registers the handlers; what is not ours falls through to `app.http.context`, which makes it a 500 without its text.
+
+    They are coroutines, because Starlette would give each call of a plain function a thread: too dear for a refusal.
+    """
 
     @app.exception_handler(AppError)
-    def on_app_error(request: Request, error: AppError) -> JSONResponse:
+    async def on_app_error(request: Request, error: AppError) -> JSONResponse:
         status = _STATUS_OF_CODE.get(error.code, STATUS_OF[error.kind])
         return error_response(status, error.message, code=error.code, param=error.param, details=error.details)
 
     @app.exception_handler(RequestValidationError)
-    def on_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def on_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         # Our own body: FastAPI's echoes the input, which may be 10 MB, NaN or half a surrogate pair.
         problems = [
             {"param": _place(problem["loc"]), "message": str(problem["msg"])[:_MAX_MESSAGE_CHARS]}
@@ -101,7 +104,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(422, message, code="malformed_request", param=first["param"], details={"problems": problems})
 
     @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+    async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         messages = {404: "There is no such path. The API is described at /docs.", 405: "This path has no such method."}
         codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}
         message = messages.get(error.status_code, str(error.detail)[:_MAX_MESSAGE_CHARS])

@@ -2,15 +2,26 @@
 
 import asyncio
 import json
+import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from app.answers.backend import AnswerBackend, AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded
+from app.answers.backend import (
+    AnswerBackend,
+    AnswererUnavailable,
+    AnswerRequest,
+    AnswerResult,
+    Candidate,
+    ConfidentCode,
+    Overloaded,
+)
 from app.answers.backends.answerer import AnswererBackend, RefusedByAnswerer
 from app.answers.backends.scripted import ScriptedBackend
 from app.errors import AppError, Internal
@@ -283,8 +294,6 @@ class TestWhatTheAnswererReplies:
         assert RefusedByAnswerer("x").code == "invalid_request"
 
     def test_an_answerer_that_takes_too_long_is_unavailable(self) -> None:
-        import socket
-
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
@@ -315,10 +324,32 @@ class TestWhatTheAnswererReplies:
         assert answer.best.codes[0].code == "a_1" and len(answer.alternatives) == 1
 
     def test_it_is_told_everything_that_was_asked(self, server: ScriptedServer) -> None:
+        asked = AnswerRequest(("甲",), TINY, "f" * 64, 1, mode="open_values", precision=0.95, deadline_s=0.7)
+        url = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(Internal):
-            ask_server(server)
+            use(lambda: AnswererBackend(url, timeout_s=2), lambda backend: backend.answer(asked))
 
-        assert server.bodies_seen == [{"questions": ["甲"], "base_model": TINY, "adapter_checksum": None, "alternatives": 1}]
+        assert server.bodies_seen == [asdict(asked) | {"questions": ["甲"]}]
+
+    def test_everything_that_it_says_of_an_answer_comes_back(self, server: ScriptedServer) -> None:
+        best = Candidate((ConfidentCode("a_1", 0.5, True), ConfidentCode("9.9", 0.25, False)), 0.125)
+        said = AnswerResult(best, (best,), 3, 2, passes=4, calibrated=True, out_of_scope=True, precision_threshold=0.75)
+        server.body = json.dumps({"results": [asdict(said)]}).encode()
+
+        assert ask_server(server) == [said]
+
+    def test_a_deadline_ends_the_wait_before_the_time_limit(self) -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            asked = AnswerRequest(("甲",), TINY, None, 0, deadline_s=0.1)
+
+            started = time.monotonic()
+            with pytest.raises(AnswererUnavailable):
+                use(lambda: AnswererBackend(url, timeout_s=30), lambda backend: backend.answer(asked))
+
+        assert time.monotonic() - started < 5
 
     @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"status": "loading"}'])
     def test_a_health_that_is_none_of_ours_is_not_healthy(self, server: ScriptedServer, body: bytes) -> None:

@@ -1,50 +1,73 @@
 """Asks the answerer process over HTTP."""
 
-from typing import Any
+from dataclasses import dataclass
 
-import httpx2
+import aiohttp
+import orjson
+from pydantic import TypeAdapter, ValidationError
 
-from app.answers.backend import (
-    AnswererUnavailable,
-    AnswerRequest,
-    AnswerResult,
-    Candidate,
-    ConfidentCode,
-    Overloaded,
-)
+from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded
 from app.errors import AppError, Internal, InvalidInput
 
 _NO_ANSWER = "The answerer gave an answer that is none."
+_CONNECT_S = 2.0
+# Shorter than the 5 seconds after which uvicorn closes an idle connection: else a question may meet the closing.
+_IDLE_S = 4.0
+_HEADERS = {"content-type": "application/json"}
 
 
 class RefusedByAnswerer(InvalidInput):
     """The answerer's own words about a question or adapter that it cannot use."""
 
 
+@dataclass(frozen=True)
+class _Reply:
+    results: list[AnswerResult]
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    message: str
+    code: str
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class _RefusalBody:
+    error: _Refusal
+
+
+_REPLY = TypeAdapter(_Reply)
+_REFUSAL = TypeAdapter(_RefusalBody)
+
+
 class AnswererBackend:
-    """An `AnswerBackend` in another process."""
+    """An `AnswerBackend` in another process; a cancelled question closes its connection, which cancels it there too."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = httpx2.AsyncClient(base_url=url, timeout=httpx2.Timeout(timeout_s, connect=2.0), limits=limits)
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._opened: aiohttp.ClientSession | None = None
 
     async def answer(self, request: AnswerRequest) -> list[AnswerResult]:
         """Returns one result a question, in order."""
-        body = {
-            "questions": list(request.questions),
-            "base_model": request.base_model,
-            "adapter_checksum": request.adapter_checksum,
-            "alternatives": request.alternatives,
-        }
+        wait_s = self._timeout_s if request.deadline_s is None else min(request.deadline_s, self._timeout_s)
         try:
-            response = await self._client.post("/answer", json=body)
-        except httpx2.HTTPError as error:
+            async with self._session.post(
+                f"{self._url}/answer",
+                data=orjson.dumps(request),
+                headers=_HEADERS,
+                timeout=aiohttp.ClientTimeout(total=wait_s, sock_connect=_CONNECT_S),
+                allow_redirects=False,
+            ) as response:
+                status, content = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise AnswererUnavailable("The answerer does not answer. Try again in a moment.") from error
-        if response.status_code != 200:
-            raise _error_of(response)
+        if status != 200:
+            raise _error_of(status, content)
         try:
-            results = [_result(item) for item in response.json()["results"]]
-        except (ValueError, KeyError, TypeError) as error:
+            results = _REPLY.validate_json(content).results
+        except ValidationError as error:
             raise Internal(_NO_ANSWER) from error
         if len(results) != len(request.questions):
             raise Internal(_NO_ANSWER)
@@ -53,45 +76,47 @@ class AnswererBackend:
     async def health(self) -> str | None:
         """Returns None if the answerer holds its base model."""
         try:
-            response = await self._client.get("/health", timeout=2.0)
-        except httpx2.HTTPError:
+            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=2.0)) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError):
             return "The answerer does not answer. Look at its log and start it again."
         try:
-            state = response.json()
+            state = orjson.loads(content)
             return None if state["status"] == "ready" else str(state["message"])
         except (ValueError, KeyError, TypeError):
             return "What answers in the answerer's place is none. Check DIANDA_ANSWERER_URL."
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        # Opened by the first question, because it belongs to the event loop that runs then.
+        if self._opened is None:
+            # How many at once is bounded where questions come in; a second bound here would only hide the wait.
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S)
+            self._opened = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=("accept", "accept-encoding", "user-agent"),
+            )
+        return self._opened
 
 
-def _error_of(response: httpx2.Response) -> AppError:
+def _error_of(status: int, content: bytes) -> AppError:
     try:
-        detail = response.json()["error"]
-        message, code, param = str(detail["message"]), str(detail["code"]), detail.get("param")
-    except (ValueError, KeyError, TypeError):
+        refusal = _REFUSAL.validate_json(content).error
+    except ValidationError:
         return Internal(_NO_ANSWER)
-    if response.status_code == 429:
-        return Overloaded(message)
-    if response.status_code == 503:
-        return AnswererUnavailable(message)
-    if response.status_code >= 500:
+    if status == 429:
+        return Overloaded(refusal.message)
+    if status == 503:
+        return AnswererUnavailable(refusal.message)
+    if status >= 500:
         return Internal("The answerer failed. Its log says why.")
-    error = RefusedByAnswerer(message, param=param)
-    error.code = code  # type: ignore[misc]  # the answerer's stable code goes through
+    error = RefusedByAnswerer(refusal.message, param=refusal.param)
+    error.code = refusal.code  # type: ignore[misc]  # the answerer's stable code goes through
     return error
-
-
-def _result(item: dict[str, Any]) -> AnswerResult:
-    return AnswerResult(
-        best=_candidate(item["best"]),
-        alternatives=tuple(_candidate(other) for other in item["alternatives"]),
-        prompt_tokens=item["prompt_tokens"],
-        completion_tokens=item["completion_tokens"],
-    )
-
-
-def _candidate(item: dict[str, Any]) -> Candidate:
-    return Candidate(tuple(ConfidentCode(**code) for code in item["codes"]), item["confidence"])

@@ -88,7 +88,37 @@ class TestOneQuestion:
 
         ask(api, model="telecom:1", alternatives=3)
 
-        assert api.backend.requests == [AnswerRequest((QUESTION,), BASE, "d" * 64, 3)]
+        assert api.backend.requests == [AnswerRequest((QUESTION,), BASE, "d" * 64, 3, deadline_s=60.0)]
+
+    def test_mode_and_precision_reach_the_backend(self, api: Api) -> None:
+        ask(api, mode="open_values", precision=0.95)
+
+        assert (api.backend.requests[-1].mode, api.backend.requests[-1].precision) == ("open_values", 0.95)
+
+    def test_a_threshold_beside_a_precision_is_refused(self, api: Api) -> None:
+        response = ask(api, threshold=0.5, precision=0.95)
+
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "precision")
+
+    def test_what_the_backend_says_of_an_answer_is_shown(self, api: Api, swap_backend: Any) -> None:
+        best = Candidate((ConfidentCode("a_1", 0.9, True),), 0.9)
+        swap_backend(AnswerResult(best, (), 1, 1, passes=4, calibrated=True))
+
+        body = ask(api).json()
+
+        assert (body["passes"], body["calibrated"]) == (4, True)
+
+    def test_a_request_that_finds_no_turn_gets_429_and_when_to_come_back(self, api: Api) -> None:
+        (route,) = [route for route in api.app.router.routes if getattr(route, "path", "") == "/answer"]
+        turns = route._turns  # type: ignore[attr-defined]
+        taken, turns._taken = turns._taken, turns._at_once
+        try:
+            response = ask(api)
+        finally:
+            turns._taken = taken
+
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "too_busy")
+        assert int(response.headers["retry-after"]) >= 1
 
     @pytest.mark.parametrize("question", [" ", "\n\t", "\u3000"])
     def test_a_blank_question_is_refused(self, api: Api, question: str) -> None:

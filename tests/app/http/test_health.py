@@ -131,7 +131,7 @@ def test_metrics_count_requests_answers_and_jobs(api: Api) -> None:
 
     assert 'dianda_jobs{status="queued"} 1.0' in text
     assert 'dianda_jobs{status="paused"} 1.0' in text
-    assert 'dianda_answers_total{fallback="false"}' in text
+    assert 'dianda_answers_total{fallback="none"}' in text
     assert "dianda_answer_seconds_bucket" in text
     assert 'dianda_http_requests_total{method="POST",route="/answer",status="200"}' in text
     assert 'dianda_http_seconds_count{method="POST",route="/answer"}' in text
