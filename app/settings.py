@@ -80,6 +80,10 @@ class Settings(BaseSettings):
     gguf_converter: Annotated[
         Path | None, Field(description="llama.cpp's convert_hf_to_gguf.py on the workers; none: found on PATH.")
     ] = None
+    adapter_memory_gib: Annotated[
+        float | None,
+        Field(gt=0, description="GiB that adapters may take in the answerer; none: a quarter of what is free, at most 4."),
+    ] = None
     log_format: Annotated[Literal["json", "console"], Field(description="Shape of log lines.")] = "json"
 
     @field_validator("upstream_models")

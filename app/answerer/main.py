@@ -74,6 +74,7 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
         base_model=settings.base_model,
         max_pending=settings.max_pending_answers,
         threads=settings.threads,
+        adapter_gib=settings.adapter_memory_gib,
     )
 
     @asynccontextmanager

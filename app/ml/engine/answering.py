@@ -79,17 +79,11 @@ class AnswerEngine:
             raise AdapterMismatch("The adapter's files are damaged. Restore them from a backup, or train it again.") from error
         if found != checksum:
             raise AdapterMismatch("The adapter's files are not those of its checksum.")
-        card = read_card(folder)
-        if card.base_model_checksum != self._base.checksum:
-            raise AdapterMismatch(
-                f"The adapter was trained on {card.base_model!r} ({card.base_model_checksum[:12]}), but the answerer holds "
-                f"{self._base.name!r} ({self._base.checksum[:12]}). Start an answerer with that base model."
-            )
-        return self._start_loading(checksum, folder, card)
+        return self._start_loading(checksum, folder)
 
     def load_unsealed(self, name: str, folder: Path) -> None:
         """Takes an adapter of this process's own making into memory under a name, before its folder is sealed."""
-        self._wait_for(self._start_loading(name, folder, read_card(folder)))
+        self._wait_for(self._start_loading(name, folder))
 
     def submit(self, ask: Ask, *, deadline: float | None = None) -> "Future[EngineAnswer]":
         """Puts a question in; `deadline` on `time.monotonic`. Cancelling the future takes it out again.
@@ -213,7 +207,13 @@ class AnswerEngine:
             raise KeyError(checksum)
         return self._padded.card_of(checksum)
 
-    def _start_loading(self, checksum: str, folder: Path, card: AdapterCard) -> "Future[Any]":
+    def _start_loading(self, checksum: str, folder: Path) -> "Future[Any]":
+        card = read_card(folder)
+        if card.base_model_checksum != self._base.checksum:
+            raise AdapterMismatch(
+                f"The adapter was trained on {card.base_model!r} ({card.base_model_checksum[:12]}), but the answerer holds "
+                f"{self._base.name!r} ({self._base.checksum[:12]}). Start an answerer with that base model."
+            )
         read = None if self.drafted is None else self.drafted.read(checksum, folder, card)
         done: Future[None] = Future()
         if read is None:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from app.ml.adapter_card import read_card
 from app.ml.calibration import answer_confidence
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.loading import LoadedModel
@@ -38,7 +39,7 @@ def test_every_step_weighs_some_tokens_and_takes_the_likeliest(engine: AnswerEng
 def test_the_hidden_state_is_that_of_the_unpadded_prompt(
     engine: AnswerEngine, base: LoadedModel, published: dict[str, Published]
 ) -> None:
-    network, renderer = published["dora"].network, engine._slots["new"].card.renderer
+    network, renderer = published["dora"].network, read_card(published["dora"].folder).renderer
     for question, one in zip(QUESTIONS, engine.observe(QUESTIONS, "new"), strict=True):
         ids = torch.tensor([renderer.encode(question, base.tokenizer)])
         with torch.inference_mode():
