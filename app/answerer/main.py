@@ -1,6 +1,5 @@
 """The answerer process: a small app of its own over the engine; listens for the api only."""
 
-import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -80,8 +79,6 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="answerer")
-        # What the imports made stays for ever: a full collection need not look at it, and stalls answers less.
-        gc.freeze()
         engine_room.start_loading()
         yield
         engine_room.close()

@@ -1,6 +1,7 @@
 """The engine's room in the answerer: one thread that owns the engine, and others that fetch adapters for it."""
 
 import asyncio
+import gc
 import tempfile
 import threading
 import time
@@ -195,6 +196,8 @@ class EngineRoom:
             engine.on_work = self._wake.set
             self._device = asdict(device_facts(device)) | {"precision": base.precision}
             self._engine = engine
+            # What is there now stays for ever: the garbage collector need not look at it again and again.
+            gc.freeze()
             _log.info("base_model_loaded", base_model=self._base_model, **self._device)
             return engine
         except AppError as error:

@@ -342,8 +342,11 @@ class DraftedEngine:
             question.row = None
         if live.adapter is not None:
             live.adapter.users -= 1
-        if error is None and isinstance(question, Question):
-            question.finish()
+        if isinstance(question, Question):
+            if error is None:
+                question.finish()
+            else:
+                question.release()
         _settle(live.waiting.future, live.waiting.finish(question) if error is None else error)
 
     def _drop_given_up(self, lane: _Lane) -> None:

@@ -10,7 +10,7 @@ import torch
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.engine.drafted.drafting import DraftLimits, Likely, TrainingAnswers, draft_below
-from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, make_root, next_of
+from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, make_root, next_of, release
 from app.ml.engine.drafted.rows import Row
 
 MOST_TREE_TOKENS = 192
@@ -208,6 +208,7 @@ class Question:
         self._linear = [*self._linear, *self._written]
         root = Node(self._linear[-1], self._cursor.state, None, None)
         self._settled = [*self._settled, *self._written]
+        release(self._root)
         self._begin_tree(root)
         return True
 
@@ -331,6 +332,12 @@ class Question:
         """Reads the beam's answers off, best first."""
         self._finished.sort(key=lambda one: -one.log_p)
         self.beam = [self._answer(one.node, one.code_logs, tokens=one.node.depth) for one in self._finished]
+        self.release()
+
+    def release(self) -> None:
+        """Lets go of the tree; the question is not asked again."""
+        self._hypotheses, self._finished = [], []
+        release(self._root)
 
     def _answer(self, end: Node, code_logs: tuple[float, ...], *, tokens: int) -> DecodedAnswer:
         codes = self.plan.grammar.codes_of(end.state, self.plan.decode)

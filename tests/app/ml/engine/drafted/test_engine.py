@@ -1,5 +1,6 @@
 """The drafted engine against stepwise decoding, alone and under load; on the CPU in fp32 both must say the same."""
 
+import gc
 import random
 import shutil
 import threading
@@ -22,6 +23,7 @@ from app.ml.engine.asks import Ask
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained
 from app.ml.engine.drafted.drafting import DraftLimits, TrainingAnswers, nothing_likely
 from app.ml.engine.drafted.engine import DraftedEngine
+from app.ml.engine.drafted.nodes import Node
 from app.ml.engine.drafted.passes import FedAdapter
 from app.ml.engine.drafted.questions import AnswerPlan, Question
 from app.ml.engine.drafted.running import judge
@@ -287,6 +289,19 @@ def test_open_values_are_marked_and_everything_else_is_of_the_vocabulary(
         for code, is_known in zip(answer.best.codes, answer.in_vocabulary, strict=True):
             assert is_known == (code in card.vocabulary)
             assert is_known or set(code) <= set("9.1")
+
+
+def test_an_answered_question_leaves_nothing_to_the_garbage_collector(
+    sharp_folder: BaseModelFolder, published: dict[str, Published]
+) -> None:
+    engine = loaded(sharp_folder, published["lora"])
+    gc.collect()
+    gc.disable()
+    try:
+        engine.answer(QUESTIONS, checksum=published["lora"].checksum, alternatives=2)
+        assert not [one for one in gc.get_objects() if type(one) is Node]
+    finally:
+        gc.enable()
 
 
 def test_mode_free_writes_what_it_likes(sharp_folder: BaseModelFolder, published: dict[str, Published]) -> None:
