@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from app.ml.engine.device import Capture, GraphPool, graphs_run, triton_runs
+from app.ml.engine.device import Capture, GraphPool, graphs_run, synchronize, triton_runs
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput, Steps
 from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors, build_pass
@@ -105,7 +105,7 @@ class CapturedPasses:
         tokens = host.shape.split(numbers)
         # Once for the kernels to be compiled; a pass may run twice, it writes the same again.
         self._run(tokens)
-        torch.cuda.synchronize()
+        synchronize(self._network.device)
         capture = Capture(self._pool)
         with capture:
             output = self._run(tokens)

@@ -63,8 +63,8 @@ class _Layer:
 class PassOutput:
     """What a pass says of its scored tokens."""
 
-    best: torch.Tensor
-    """[S] int64: which of a token's edges, counted from its first"""
+    choice: torch.Tensor
+    """[2, S] fp32: which of a token's edges, counted from its first, and its log-probability"""
     log_p: torch.Tensor
     """[S, width] fp32: of each edge, -inf where closed"""
     hidden: torch.Tensor
@@ -209,7 +209,7 @@ class CachedNetwork:
             tokens.inverse_temperature.float() / 1_000_000,
             width,
         )
-        return PassOutput(best, log_p, x)
+        return PassOutput(torch.stack([best.float(), log_p.gather(1, best[:, None]).squeeze(1)]), log_p, x)
 
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Returns `[S, columns]` fp32 of final states `[S, D]`."""
