@@ -246,6 +246,42 @@ class Capture:
         self._graph.replay()
 
 
+class Beside:
+    """What runs inside `with beside:` runs beside the current stream, behind what that one was told before; `join` waits for it.
+
+    Inside a capture it becomes a branch of the graph. Without a GPU everything runs in order.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Makes a stream of its own."""
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._context: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> None:
+        """Leaves the current stream."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            self._context = torch.cuda.stream(self._stream)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Comes back to it."""
+        self._context.__exit__(*error)
+
+    def join(self) -> None:
+        """Lets the current stream wait for what ran beside it."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def shared_memory_bytes(device: torch.device) -> int:
+    """Returns how much memory the threads of one block may share; as much as they like where Triton is only interpreted."""
+    if device.type != "cuda":
+        return _GIB
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block)
+
+
 def synchronize(device: torch.device) -> None:
     """Waits for all that a device has been told to do."""
     if device.type == "cuda":

@@ -15,7 +15,7 @@ from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors, build
 from app.ml.engine.drafted.rows import KeyValueRows
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
-_ALL_SCORED_TO = 256
+_ALL_SCORED_TO = 512
 _USED_CODES = 8
 _FEW_TOKENS = 512
 _LEAST_EDGES = 32
@@ -52,9 +52,9 @@ class CapturedPasses:
             return None
         for size in _SIZES:
             shape = self._shape(size)
+            # Larger shapes may have larger blocks, of which a pass needs no more than of its own.
             is_enough = (
                 size >= exact.tokens
-                and shape.block_tokens == exact.block_tokens
                 and shape.scored >= exact.scored
                 and shape.token_blocks >= exact.token_blocks
                 and shape.adapter_blocks >= exact.adapter_blocks
