@@ -1,0 +1,94 @@
+"""Renders the templates: what every page has around its own content, and the page of an error."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from app.console import figures
+from app.console.drawing import draw
+from app.console.static_files import StaticFiles
+from app.console.visit import TOKEN_FIELD, Visit
+from app.errors import AppError
+from app.http.errors import status_of
+
+_TEMPLATES = Path(__file__).parent / "templates"
+# A page names its section; the catalogue names it `nav.<section>`.
+SECTIONS: Mapping[str, str] = {
+    "overview": "/",
+    "datasets": "/console/datasets",
+    "jobs": "/console/jobs",
+    "evaluations": "/console/evaluations",
+    "models": "/console/models",
+    "ask": "/console/ask",
+}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An error beside the form that caused it."""
+
+    message: str
+    param: str | None = None
+    details: Mapping[str, Any] | None = None
+    code: str = ""
+
+    @classmethod
+    def of(cls, error: AppError) -> "Notice":
+        """Builds the notice of an error."""
+        return cls(error.message, error.param, error.details, error.code)
+
+
+class Pages:
+    """The templates of one process."""
+
+    def __init__(self, files: StaticFiles) -> None:
+        self._files = files
+        self._environment = Environment(
+            loader=FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "count": figures.count,
+            "percent": figures.percent,
+            "decimal": figures.decimal,
+            "size": figures.size,
+            "iso": figures.iso,
+        }
+        self._environment.globals |= {"static": files.url, "sections": SECTIONS, "draw": draw, "token_field": TOKEN_FIELD}
+
+    def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+        """Renders a page for the request's visitor."""
+        visit: Visit = request.state.visit
+        words = visit.words
+        html = self._environment.get_template(template).render(
+            t=words,
+            lang=words.language,
+            theme=visit.theme,
+            form_token=visit.token,
+            here=lambda **query: str(request.url.include_query_params(**query).replace(scheme="", netloc="")),
+            done=request.query_params.get("done", ""),
+            ago=partial(figures.ago, words=words),
+            duration=partial(figures.duration, words=words),
+            fresh_key=secrets.token_urlsafe,
+            **context,
+        )
+        return HTMLResponse(html, status_code=status)
+
+    def error(self, request: Request, error: AppError) -> HTMLResponse:
+        """Renders an error as a page of its own."""
+        return self.render(request, "error.html", status=status_of(error), section="", notice=Notice.of(error), kind=error.kind)
+
+
+def see(address: str, *, done: str = "") -> RedirectResponse:
+    """Sends the browser from a form to the page that shows its effect; `done` names the catalogue's word for it."""
+    return RedirectResponse(f"{address}{'&' if '?' in address else '?'}done={done}" if done else address, status_code=303)
