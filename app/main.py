@@ -26,6 +26,8 @@ from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
+from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
+from app.console.endpoints import ConsoleLimits, install_console
 from app.datasets import endpoints as datasets
 from app.datasets.split_endpoints import router as splits_router
 from app.db.engine import make_engine
@@ -110,6 +112,7 @@ def create_app(
         limit_bytes=settings.max_body_bytes,
         limits_of_paths={
             "/v1/files": settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
+            CONSOLE_UPLOAD_PATH: settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
             "/v1/codebook": CODEBOOK_BODY_BYTES,
         },
     )
@@ -121,7 +124,8 @@ def create_app(
     registry.register(_JobCounts(engine))
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
-    app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
+    readiness = _readiness(settings, engine, store, bell, backend)
+    app.include_router(health.make_router(readiness, registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
     app.include_router(codebook_router)
@@ -136,6 +140,17 @@ def create_app(
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
+    install_console(
+        app,
+        ConsoleLimits(
+            base_model=settings.base_model,
+            max_upload_bytes=settings.max_upload_bytes,
+            max_question_chars=settings.max_question_chars,
+            max_unfinished_jobs=settings.max_queued_jobs,
+            memory_limit_gib=settings.memory_limit_gib,
+        ),
+        readiness,
+    )
     return app
 
 

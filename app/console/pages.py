@@ -45,6 +45,21 @@ class Notice:
         return cls(error.message, error.param, error.details, error.code)
 
 
+class _Missing(StrictUndefined):
+    """A value that a template may ask about, but not print: a form's empty field, a job's progress before its first step."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = StrictUndefined.__hash__
+
+
 class Pages:
     """The templates of one process."""
 
@@ -53,7 +68,7 @@ class Pages:
         self._environment = Environment(
             loader=FileSystemLoader(_TEMPLATES),
             autoescape=True,
-            undefined=StrictUndefined,
+            undefined=_Missing,
             trim_blocks=True,
             lstrip_blocks=True,
         )

@@ -37,9 +37,7 @@ class Visit:
     def of(cls, request: Request) -> "Visit":
         """Reads a request."""
         cookies, wished = request.cookies, request.query_params
-        language = choose_language(
-            wished.get("lang"), cookies.get(_LANGUAGE_COOKIE), request.headers.get("accept-language", "")
-        )
+        language = choose_language(wished.get("lang"), cookies.get(_LANGUAGE_COOKIE), request.headers.get("accept-language", ""))
         theme = next((one for one in (wished.get("theme"), cookies.get(_THEME_COOKIE)) if one in THEMES), THEMES[0])
         token = cookies.get(_TOKEN_COOKIE, "")
         new: dict[str, str] = {}

@@ -1,0 +1,32 @@
+"""What the pages' lists to choose from hold."""
+
+from sqlalchemy.orm import Session
+
+from app.adapters import repository as adapters
+from app.datasets import repository as datasets
+from app.datasets.models import Dataset
+from app.datasets.service import RESULTS_PURPOSE
+from app.ml.model_store import ModelStore
+
+_MOST = 200
+
+
+def base_models(store: ModelStore) -> list[tuple[str, bool]]:
+    """Returns the operator's base models, and whether the weights of each are there."""
+    return [(name, store.find(name) is not None) for name in sorted(store.listed())]
+
+
+def datasets_of(session: Session) -> list[Dataset]:
+    """Returns the newest files that hold questions and answers."""
+    rows, _ = datasets.list_page(session, purpose=None, after=None, limit=_MOST)
+    return [row for row in rows if row.purpose != RESULTS_PURPOSE and row.report is not None]
+
+
+def model_names(session: Session, store: ModelStore) -> dict[str, list[str]]:
+    """Returns every name that can answer, by kind: aliases, the newest adapters, base models."""
+    trained, _ = adapters.list_page(session, after=None, limit=_MOST)
+    return {
+        "alias": [alias.name for alias in adapters.list_aliases(session)],
+        "adapter": [adapter.id for adapter in trained],
+        "base": [name for name, is_there in base_models(store) if is_there],
+    }
