@@ -5,7 +5,6 @@ from sqlalchemy.orm import Session
 from app.adapters import repository as adapters
 from app.datasets import repository as datasets
 from app.datasets.models import Dataset
-from app.datasets.service import RESULTS_PURPOSE
 from app.ml.model_store import ModelStore
 
 _MOST = 200
@@ -18,8 +17,7 @@ def base_models(store: ModelStore) -> list[tuple[str, bool]]:
 
 def datasets_of(session: Session) -> list[Dataset]:
     """Returns the newest files that hold questions and answers."""
-    rows, _ = datasets.list_page(session, purpose=None, after=None, limit=_MOST)
-    return [row for row in rows if row.purpose != RESULTS_PURPOSE and row.report is not None]
+    return datasets.list_page(session, purpose=None, after=None, limit=_MOST, is_result=False)[0]
 
 
 def model_names(session: Session, store: ModelStore) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, UploadFile
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from app.console.choices import datasets_of
 from app.console.forms import checked, filled, whole
 from app.console.pages import Notice, Pages, see
 from app.console.plots import Plot, bars
@@ -31,10 +32,17 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
     router = APIRouter(prefix=UPLOAD_PATH, include_in_schema=False, route_class=ConsoleRoute)
 
     def show_list(
-        request: Request, engine: EngineDep, after: str | None, *, notice: Notice | None = None, values: dict[str, str]
+        request: Request,
+        engine: EngineDep,
+        after: str | None,
+        *,
+        values: dict[str, str],
+        is_result: bool = False,
+        notice: Notice | None = None,
     ) -> HTMLResponse:
         with read_only(engine) as session:
-            rows, has_more = repository.list_page(session, purpose=None, after=after, limit=_PAGE)
+            rows, has_more = repository.list_page(session, purpose=None, after=after, limit=_PAGE, is_result=is_result)
+            known = datasets_of(session)
         return pages.render(
             request,
             "datasets.html",
@@ -42,6 +50,8 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
             files=[FileObject.brief(row) for row in rows],
             next_after=rows[-1].id if has_more else None,
             is_first=after is None,
+            is_result=is_result,
+            known=known,
             notice=notice,
             values=values,
             max_upload_bytes=max_upload_bytes,
@@ -49,9 +59,9 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
         )
 
     @router.get("")
-    def list_datasets(request: Request, engine: EngineDep, after: AfterParam = None) -> HTMLResponse:
-        """Lists the files beside the form that uploads one."""
-        return show_list(request, engine, after, values={})
+    def list_datasets(request: Request, engine: EngineDep, after: AfterParam = None, results: bool = False) -> HTMLResponse:
+        """Lists the datasets, or the files that jobs produced, beside the form that uploads one."""
+        return show_list(request, engine, after, values={}, is_result=results)
 
     @router.post("")
     def upload(
@@ -146,7 +156,7 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
 
 
 def _histograms(report: dict[str, Any], words: Words) -> list[Plot]:
-    categories = [(name, rows) for name, rows in report.get("categories", {}).items()][:_BARS]
+    categories = [(words.find(f"category.{name}", name), rows) for name, rows in report.get("categories", {}).items()][:_BARS]
     codes = [(one["code"], one["rows"]) for one in report.get("codes", [])][:_BARS]
     rows = words("dataset.rows")
     return [

@@ -1,5 +1,7 @@
 """Fine-tuning jobs: list, create with an estimate, watch, pause, resume, cancel."""
 
+import csv
+import io
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -7,6 +9,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import FormData
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from app.blobs.store import BlobStore
 from app.console.choices import base_models, datasets_of
 from app.console.forms import SPEC_SWITCHES, checked, field_of, filled, job_values, spec_rows
 from app.console.pages import Notice, Pages, see
@@ -97,7 +100,8 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             body = checked(CreateJob, job_values(values))
             new = new_job(body)
             if values.get("wish") == "estimate":
-                with read_only(engine) as session:
+                # Not read-only: the checks hold the files as those of a creation do.
+                with unit_of_work(engine) as session:
                     found = estimate(
                         session,
                         new,
@@ -125,7 +129,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         return see(f"{_PREFIX}/{job.id}", done="queued")
 
     @router.get("/{job_id}")
-    def show_job(request: Request, session: ReadingDep, job_id: str) -> HTMLResponse:
+    def show_job(request: Request, session: ReadingDep, blobs: BlobsDep, job_id: str) -> HTMLResponse:
         """Shows a job: its progress, curves, scores, checkpoints and story."""
         job = repository.get(session, job_id, kind=repository.FINETUNE)
         visit: Visit = request.state.visit
@@ -138,7 +142,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             "job.html",
             section="jobs",
             **_state(session, job),
-            plots=_curves(metrics, job, visit.words, is_live=not is_over),
+            plots=_curves(_losses(session, blobs, job) or metrics, metrics, visit.words, is_live=not is_over),
             by_epoch=[one for one in metrics if "eval_loss" in one],
             events=[EventObject.of(event) for event in story],
             checkpoints=[
@@ -192,8 +196,18 @@ def _state(session: Session, job: Job) -> dict[str, Any]:
     }
 
 
-def _curves(metrics: list[dict[str, Any]], job: Job, words: Words, *, is_live: bool) -> list[Plot]:
-    losses = [one for one in metrics if "loss" in one and "step" in one]
+def _losses(session: Session, blobs: BlobStore, job: Job) -> list[dict[str, Any]]:
+    """Returns every step's loss from a finished job's own file; nothing where there is none. Events tell one step a second."""
+    dataset = session.get(Dataset, (job.result_file_ids or {}).get("loss.csv", ""))
+    if dataset is None:
+        return []
+    with blobs.open(dataset.blob_key) as file:
+        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8"))
+        return [{"step": int(row["step"]), "loss": float(row["loss"])} for row in rows]
+
+
+def _curves(steps: list[dict[str, Any]], metrics: list[dict[str, Any]], words: Words, *, is_live: bool) -> list[Plot]:
+    losses = [one for one in steps if "loss" in one and "step" in one]
     plots = [loss_plot(losses, words, is_live=is_live)]
     scores = [one for one in metrics if "eval_loss" in one]
     if len(scores) > 1:

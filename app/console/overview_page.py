@@ -28,7 +28,7 @@ def make_router(pages: Pages, readiness: ReadinessChecks) -> APIRouter:
     @router.get("/")
     def show_overview(request: Request, session: ReadingDep, ready: Annotated[Readiness, Depends(check)]) -> HTMLResponse:
         """Shows the parts, the newest jobs and the aliases."""
-        files, _ = datasets.list_page(session, purpose=None, after=None, limit=1)
+        files, _ = datasets.list_page(session, purpose=None, after=None, limit=1, is_result=False)
         newest, _ = jobs.list_page(session, kind=jobs.FINETUNE, after=None, limit=_SHOWN, metadata={})
         trained, _ = adapters.list_page(session, after=None, limit=1)
         evaluated, _ = evaluations.list_page(session, after=None, limit=1)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.console.pages import Pages
 from app.console.visit import Visit
-from app.errors import AppError, InvalidInput, TooLarge, Unavailable
+from app.errors import AppError, Internal, InvalidInput, TooLarge, Unavailable
 
 _log = structlog.get_logger()
 HEADERS = {
@@ -59,6 +59,10 @@ class ConsoleRoute(APIRoute):
             except (OperationalError, TimeoutError) as error:
                 _log.error("database_unavailable", error=type(error).__name__)
                 response = pages.error(request, DatabaseAway("The database does not answer. Try again in a moment."))
+            except Exception as error:
+                # Logged as `app.http.context` would, which answers in JSON.
+                _log.error("unhandled_error", exc_info=error)
+                response = pages.error(request, Internal("Something went wrong on our side. The log has the details."))
             response.headers.update(HEADERS)
             visit.remember(request, response)
             return response

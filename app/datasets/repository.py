@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.datasets.models import Dataset
+from app.datasets.models import RESULTS_PURPOSE, Dataset
 from app.db.clock import db_now
 from app.db.paging import page
 from app.errors import NotFound
@@ -29,9 +29,13 @@ def get(session: Session, file_id: str, *, param: str | None = None, for_update:
     return dataset
 
 
-def list_page(session: Session, *, purpose: str | None, after: str | None, limit: int) -> tuple[list[Dataset], bool]:
-    """Returns a page of files, newest first, and whether more follow."""
+def list_page(
+    session: Session, *, purpose: str | None, after: str | None, limit: int, is_result: bool | None = None
+) -> tuple[list[Dataset], bool]:
+    """Returns a page of files, newest first, and whether more follow; `is_result`: only jobs' results, or none of them."""
     query = select(Dataset)
+    if is_result is not None:
+        query = query.where((Dataset.purpose == RESULTS_PURPOSE) == is_result)
     if purpose is not None:
         query = query.where(Dataset.purpose == purpose)
     return page(session, query, Dataset, after=after, limit=limit)

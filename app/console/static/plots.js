@@ -1,6 +1,4 @@
 // Makes the server's drawings live with plotly. The data is the server's; colours and type are the stylesheet's.
-const ICONS = ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"];
-
 function loadPlotly() {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
@@ -94,7 +92,7 @@ class LivePlot {
     if (!this.isDrawn) this.canvas.replaceChildren();
     this.isDrawn = true;
     const traces = this.plot.series.map((one, number) => trace(this.plot, one, number));
-    const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ICONS, scrollZoom: false };
+    const options = { responsive: true, displayModeBar: false, scrollZoom: false };
     this.plotly.react(this.canvas, traces, layout(this.plot, height), options);
   }
 }
