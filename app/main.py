@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Engine, select
 
-from app.adapters.endpoints import aliases_router, models_router
+from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
@@ -45,6 +45,7 @@ from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions.endpoints import router as promotions_router
 from app.settings import Settings
 
 _log = structlog.get_logger()
@@ -77,6 +78,7 @@ def create_app(
         upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
         yield
         upkeep.cancel()
+        await app.state.answers.close()
         await backend.close()
         engine.dispose()
 
@@ -133,7 +135,7 @@ def create_app(
         )
     )
     app.include_router(models_router)
-    app.include_router(aliases_router)
+    app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app
