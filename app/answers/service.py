@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode
 from app.answers.code_texts import CodeTexts
 from app.answers.fallback import fallback_reason
+from app.answers.log import AnswerLog
 from app.answers.model_names import ModelNames
 from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject, Wishes
 from app.codebook.entries import Entry
@@ -44,12 +45,15 @@ class AnswerService:
         limits: AnswerLimits,
         *,
         default_model: str,
+        log: AnswerLog | None = None,
     ) -> None:
+        """`log` is None where answers are not logged."""
         self._backend = backend
         self._names = names
         self._code_texts = code_texts
         self._limits = limits
         self._default_model = default_model
+        self._log = log
 
     async def answer(self, questions: Sequence[str], *, param: str, model: str | None, wishes: Wishes) -> list[Answered]:
         """Returns one answer a question, all by the same adapter; `param` is the field that errors name, `{}` the number.
@@ -82,6 +86,9 @@ class AnswerService:
             _answer_object(result, book, model=name, adapter=resolved.adapter_id, wishes=wishes, latency_ms=latency_ms)
             for result in results
         ]
+        if self._log is not None:
+            for question, answer in zip(questions, answers, strict=True):
+                self._log.add(question, answer, adapter_checksum=resolved.adapter_checksum, mode=wishes.mode)
         return [
             Answered(answer, result.prompt_tokens, result.completion_tokens)
             for answer, result in zip(answers, results, strict=True)
