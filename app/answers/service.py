@@ -9,6 +9,7 @@ from app.adapters.service import ResolvedCandidate, ResolvedModel
 from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode
 from app.answers.code_texts import CodeTexts
 from app.answers.fallback import fallback_reason
+from app.answers.log import AnswerLog
 from app.answers.model_names import ModelNames
 from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject, Wishes
 from app.answers.shadowing import Shadows
@@ -37,6 +38,7 @@ class Answered:
     """An answer, and the tokens that it took."""
 
     answer: AnswerObject
+    adapter_checksum: str | None
     prompt_tokens: int
     completion_tokens: int
 
@@ -52,12 +54,15 @@ class AnswerService:
         limits: AnswerLimits,
         *,
         default_model: str,
+        log: AnswerLog | None = None,
     ) -> None:
+        """`log` is None where answers are not logged."""
         self._backend = backend
         self._names = names
         self._code_texts = code_texts
         self._limits = limits
         self._default_model = default_model
+        self._log = log
         self._shadows = Shadows()
 
     async def answer(self, questions: Sequence[str], *, param: str, model: str | None, wishes: Wishes) -> list[Answered]:
@@ -78,24 +83,28 @@ class AnswerService:
         book = await self._code_texts.entries()
         asking = _Asking(resolved, book, wishes, started)
         candidate = resolved.candidate
+        primary = _Chosen(resolved.adapter_id, resolved.adapter_checksum, None if candidate is None else "primary")
         if candidate is None:
-            return await self._ask(asking, _Chosen(resolved.adapter_id, resolved.adapter_checksum, None), questions)
-        primary = _Chosen(resolved.adapter_id, resolved.adapter_checksum, "primary")
+            answered = await self._ask(asking, primary, questions)
+            self._keep(questions, answered, wishes)
+            return answered
         is_tried = [
             is_chosen(candidate, alias=resolved.requested, key=question if wishes.user is None else wishes.user)
             for question in questions
         ]
         if candidate.mode == "shadow":
             answered = await self._ask(asking, primary, questions)
+            self._keep(questions, answered, wishes)
             shadowed = [
                 (question, one.answer.id) for question, one, tried in zip(questions, answered, is_tried, strict=True) if tried
             ]
             if shadowed:
                 self._shadows.start(self._shadow(asking, candidate, shadowed))
             return answered
-        return await self._ask_both(
-            asking, primary, _Chosen(candidate.adapter_id, candidate.adapter_checksum, "candidate"), questions, is_tried
-        )
+        tried = _Chosen(candidate.adapter_id, candidate.adapter_checksum, "candidate")
+        answered = await self._ask_both(asking, primary, tried, questions, is_tried)
+        self._keep(questions, answered, wishes)
+        return answered
 
     async def rehearse(self, *, base_model: str, adapter_checksum: str) -> None:
         """Lets an adapter answer once, unseen, so that it is loaded.
@@ -139,19 +148,28 @@ class AnswerService:
         latency_ms = round((time.perf_counter() - asking.started) * 1000, 2)
         return [
             Answered(
-                _answer_object(result, asking, chosen, latency_ms=latency_ms), result.prompt_tokens, result.completion_tokens
+                _answer_object(result, asking, chosen, latency_ms=latency_ms),
+                chosen.adapter_checksum,
+                result.prompt_tokens,
+                result.completion_tokens,
             )
             for result in results
         ]
 
     async def _shadow(self, asking: "_Asking", candidate: ResolvedCandidate, shadowed: Sequence[tuple[str, str]]) -> None:
-        """Answers with the candidate what was answered already; the log tells both by their ids."""
+        """Answers with the candidate what was answered already; in the log the two belong together by their ids."""
         questions = [question for question, _ in shadowed]
         later = replace(asking, started=time.perf_counter())
         chosen = _Chosen(candidate.adapter_id, candidate.adapter_checksum, "shadow")
         answered = await self._ask(later, chosen, questions)
         for (_, primary_id), one in zip(shadowed, answered, strict=True):
             one.answer.id = primary_id + SHADOW_SUFFIX
+        self._keep(questions, answered, asking.wishes)
+
+    def _keep(self, questions: Sequence[str], answered: Sequence[Answered], wishes: Wishes) -> None:
+        if self._log is not None:
+            for question, one in zip(questions, answered, strict=True):
+                self._log.add(question, one.answer, adapter_checksum=one.adapter_checksum, mode=wishes.mode)
 
     def _check(self, questions: Sequence[str], param: str) -> None:
         if len(questions) > self._limits.max_batch_questions:

@@ -12,7 +12,7 @@ from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.http.dependencies import BlobsDep, EngineDep, ReadingDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.schemas import Deleted
-from app.promotions import service
+from app.promotions import service, trials
 from app.promotions.loading import load_adapters
 from app.promotions.schemas import (
     AliasHistory,
@@ -24,6 +24,7 @@ from app.promotions.schemas import (
     PromotionObject,
     Reason,
 )
+from app.promotions.trials import TrialObject
 
 router = APIRouter(prefix="/v1/aliases", tags=["aliases"], responses=ERROR_RESPONSES)
 ReasonParam = Annotated[Reason | None, Query()]
@@ -86,6 +87,12 @@ def delete_alias(request: Request, session: TransactionDep, name: str, reason: R
     aliases.delete(session, name, aliases.Author(by, reason))
     _forget_names(request, session)
     return Deleted(id=name, object="alias")
+
+
+@router.get("/{name}/candidate")
+def get_trial(session: ReadingDep, name: str) -> TrialObject:
+    """Reports how the candidate does: answers, fallback rate and latency of both, and how often they agree (`shadow`)."""
+    return trials.report(session, name)
 
 
 @router.delete("/{name}/candidate")
