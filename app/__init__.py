@@ -11,6 +11,7 @@ below it and none above:
 
     main | cli | answerer
     console
+    promotions
     evaluations | exports
     answers
     jobs

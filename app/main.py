@@ -1,8 +1,8 @@
 """The API process: its composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 
 import structlog
 from anyio import CapacityLimiter
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Engine, select
 
-from app.adapters.endpoints import aliases_router, models_router
+from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
@@ -20,7 +20,10 @@ from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
 from app.answers.endpoints import PATHS as ANSWER_PATHS
 from app.answers.endpoints import make_router as make_answers_router
+from app.answers.log import AnswerLog
+from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
+from app.answers.retention import AnswerRetention
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
@@ -47,6 +50,7 @@ from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions.endpoints import router as promotions_router
 from app.settings import Settings
 
 _log = structlog.get_logger()
@@ -69,6 +73,8 @@ def create_app(
     blobs = LocalBlobStore(settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
+    answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
+    retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
 
@@ -76,9 +82,12 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
-        yield
+        steps = {"sweep": lambda: sweep(engine, bell), "answer_retention": retention.enforce}
+        upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
+        async with answer_log.writing() if answer_log is not None else nullcontext():
+            yield
         upkeep.cancel()
+        await app.state.answers.close()
         await backend.close()
         engine.dispose()
 
@@ -103,6 +112,7 @@ def create_app(
         code_texts,
         AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
+        log=answer_log,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file,)
@@ -125,6 +135,7 @@ def create_app(
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
     readiness = _readiness(settings, engine, store, bell, backend)
+    app.include_router(answer_log_router)
     app.include_router(health.make_router(readiness, registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
@@ -137,7 +148,7 @@ def create_app(
         )
     )
     app.include_router(models_router)
-    app.include_router(aliases_router)
+    app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     install_console(
@@ -210,12 +221,13 @@ def _readiness(
     return checks
 
 
-async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
+async def _upkeep(steps: Mapping[str, Callable[[], object]], interval_s: float) -> None:
     while True:
-        try:
-            await run_sync(sweep, engine, bell)
-        except Exception:
-            _log.exception("sweep_failed")
+        for name, step in steps.items():
+            try:
+                await run_sync(step)
+            except Exception:
+                _log.exception("upkeep_failed", step=name)
         await asyncio.sleep(interval_s)
 
 

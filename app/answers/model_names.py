@@ -2,19 +2,25 @@
 
 import time
 
+import structlog
 from anyio.to_thread import run_sync
 from sqlalchemy import Engine
 
 from app.adapters.service import ResolvedModel, resolve
+from app.db.outage import DATABASE_AWAY
 from app.db.unit_of_work import read_only
 from app.errors import NotFound
 from app.ml.model_store import ModelStore
 
+_log = structlog.get_logger()
 _KEPT_S = 1.0
 
 
 class ModelNames:
-    """A cache over `app.adapters.service.resolve`; another api process's promotion is seen within a second."""
+    """A cache over `app.adapters.service.resolve`; another api process's promotion is seen within a second.
+
+    While the database is away, a name stands for what it stood for last.
+    """
 
     def __init__(self, engine: Engine, store: ModelStore) -> None:
         self._engine = engine
@@ -32,7 +38,14 @@ class ModelNames:
         if kept is not None and time.monotonic() - kept[0] < _KEPT_S:
             return kept[1]
         generation = self._generation
-        resolved = await run_sync(self._read, name)
+        try:
+            resolved = await run_sync(self._read, name)
+        except DATABASE_AWAY as error:
+            if kept is None:
+                raise
+            # Answers go on with what was true last, rather than end with the database.
+            _log.warning("model_names_are_old", error=type(error).__name__)
+            resolved = kept[1]
         if generation == self._generation:
             self._kept[name] = (time.monotonic(), resolved)
         return resolved

@@ -1,6 +1,6 @@
 """Queries over evaluations."""
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from app.db.paging import page
@@ -34,3 +34,21 @@ def job_of(session: Session, evaluation: Evaluation) -> Job:
 def list_page(session: Session, *, after: str | None, limit: int) -> tuple[list[Evaluation], bool]:
     """Returns a page of evaluations, newest first, and whether more follow."""
     return page(session, select(Evaluation), Evaluation, after=after, limit=limit)
+
+
+def find_succeeded(session: Session, *, adapter_id: str, file_id: str) -> Evaluation | None:
+    """Returns the newest evaluation of an adapter on a file that has rows, or None."""
+    query = _of_adapter_on(adapter_id, file_id).where(Evaluation.rows_key.is_not(None))
+    return session.scalars(query).first()
+
+
+def find_unfinished(session: Session, *, adapter_id: str, file_id: str) -> Evaluation | None:
+    """Returns the newest evaluation of an adapter on a file that waits or runs, or None."""
+    query = _of_adapter_on(adapter_id, file_id).where(Job.finished_at.is_(None))
+    return session.scalars(query).first()
+
+
+def _of_adapter_on(adapter_id: str, file_id: str) -> Select[Evaluation]:
+    query = select(Evaluation).join(Job, Job.id == Evaluation.job_id)
+    query = query.where(Job.adapter_id == adapter_id, Evaluation.file_id == file_id)
+    return query.order_by(Evaluation.created_at.desc(), Evaluation.id.desc()).limit(1)
