@@ -1,10 +1,14 @@
 """What the pages' lists to choose from hold."""
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.adapters import repository as adapters
 from app.datasets import repository as datasets
 from app.datasets.models import Dataset
+from app.evaluations.models import Evaluation
+from app.jobs.models import Job
+from app.jobs.states import JobStatus
 from app.ml.model_store import ModelStore
 
 _MOST = 200
@@ -18,6 +22,12 @@ def base_models(store: ModelStore) -> list[tuple[str, bool]]:
 def datasets_of(session: Session) -> list[Dataset]:
     """Returns the newest files that hold questions and answers."""
     return datasets.list_page(session, purpose=None, after=None, limit=_MOST, is_result=False)[0]
+
+
+def evaluated_files(session: Session, adapter_id: str) -> set[str]:
+    """Returns the ids of the files that an adapter has answered: what a gate can be judged on."""
+    query = select(Evaluation.file_id).join(Job, Job.id == Evaluation.job_id)
+    return set(session.scalars(query.where(Job.adapter_id == adapter_id, Job.status == JobStatus.SUCCEEDED.value)))
 
 
 def model_names(session: Session, store: ModelStore) -> dict[str, list[str]]:

@@ -6,6 +6,8 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import HTMLResponse
 
 from app.console import (
+    alias_pages,
+    answer_pages,
     ask_page,
     dataset_pages,
     evaluation_pages,
@@ -50,7 +52,9 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
     )
     app.include_router(evaluation_pages.make_router(pages, max_unfinished=limits.max_unfinished_jobs))
     app.include_router(model_pages.make_router(pages))
+    app.include_router(alias_pages.make_router(pages))
     app.include_router(ask_page.make_router(pages, default_model=limits.base_model, max_question_chars=limits.max_question_chars))
+    app.include_router(answer_pages.make_router(pages))
     app.include_router(_unknown_paths())
 
 

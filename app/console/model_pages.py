@@ -1,19 +1,17 @@
-"""Base models, adapters and aliases: what each is, promotion, roll-back, history."""
+"""Base models, adapters and aliases: what there is, and what each adapter was made of."""
 
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.adapters import repository, service
-from app.adapters.schemas import AliasMoveObject, ModelObject, PointAlias
-from app.console.choices import base_models
-from app.console.forms import checked, filled
+from app.adapters.schemas import ModelObject
+from app.console.choices import base_models, datasets_of, evaluated_files
 from app.console.pages import Pages, see
 from app.console.route import ConsoleRoute
 from app.db.unit_of_work import after_commit
 from app.errors import NotFound
 from app.http.dependencies import AfterParam, BlobsDep, ReadingDep, StoreDep, TransactionDep
+from app.promotions.schemas import AliasObject
 
 _PREFIX = "/console/models"
 _PAGE = 20
@@ -27,11 +25,13 @@ def make_router(pages: Pages) -> APIRouter:
     def list_models(request: Request, session: ReadingDep, store: StoreDep, after: AfterParam = None) -> HTMLResponse:
         """Lists aliases, adapters and base models."""
         rows, has_more = repository.list_page(session, after=after, limit=_PAGE)
+        pointing = repository.list_aliases(session)
+        candidates = repository.candidates_of(session, [alias.name for alias in pointing])
         return pages.render(
             request,
             "models.html",
             section="models",
-            aliases=repository.list_aliases(session),
+            aliases=[AliasObject.of(row, candidates.get(row.name)) for row in pointing],
             adapters=[(ModelObject.of_adapter(row), repository.aliases_of(session, row.id)) for row in rows],
             bases=base_models(store),
             next_after=rows[-1].id if has_more else None,
@@ -52,6 +52,8 @@ def make_router(pages: Pages) -> APIRouter:
             name=adapter.name,
             pointing=repository.aliases_of(session, adapter_id),
             aliases=[alias.name for alias in repository.list_aliases(session)],
+            files=datasets_of(session),
+            evaluated=evaluated_files(session, adapter_id),
         )
 
     @router.post(_PREFIX + "/{adapter_id}/delete")
@@ -62,38 +64,5 @@ def make_router(pages: Pages) -> APIRouter:
         if key is not None:
             after_commit(session, lambda: blobs.delete(key))
         return see(_PREFIX, done="deleted")
-
-    @router.get("/console/aliases/{name}")
-    def show_alias(request: Request, session: ReadingDep, name: str) -> HTMLResponse:
-        """Shows where an alias points and every move that it made."""
-        alias = service.get_alias(session, name)
-        moves = [AliasMoveObject.of(move) for move in repository.moves_of(session, name)]
-        trained, _ = repository.list_page(session, after=None, limit=200)
-        current = repository.find(session, alias.adapter_id)
-        return pages.render(
-            request,
-            "alias.html",
-            section="models",
-            alias=alias,
-            current=None if current is None else ModelObject.of_adapter(current),
-            moves=moves,
-            previous=moves[0].from_model if moves else None,
-            adapters=[adapter.id for adapter in trained],
-        )
-
-    @router.post("/console/aliases")
-    def point(
-        request: Request,
-        session: TransactionDep,
-        alias: Annotated[str, Form(max_length=100)],
-        to: Annotated[str, Form(max_length=110)],
-        reason: Annotated[str, Form(max_length=1000)] = "",
-    ) -> RedirectResponse:
-        """Points an alias to an adapter or back; answers follow at once."""
-        values: dict[str, Any] = filled({"to": to, "reason": reason})
-        body = checked(PointAlias, values)
-        pointed = service.point_alias(session, alias.strip(), to=body.to, reason=body.reason)
-        after_commit(session, request.app.state.model_names.forget)
-        return see(f"/console/aliases/{pointed.name}", done="rolled_back" if body.to == service.PREVIOUS else "promoted")
 
     return router

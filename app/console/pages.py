@@ -27,6 +27,7 @@ SECTIONS: Mapping[str, str] = {
     "evaluations": "/console/evaluations",
     "models": "/console/models",
     "ask": "/console/ask",
+    "answers": "/console/answers",
 }
 
 

@@ -86,3 +86,19 @@ def _thinned(points: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
     if len(points) <= _MAX_POINTS:
         return points
     return [points[number * (len(points) - 1) // (_MAX_POINTS - 1)] for number in range(_MAX_POINTS)]
+
+
+def confidence_plot(confidences: Sequence[float], words: Any) -> Plot:
+    """Plots how many answers lie in each tenth of confidence."""
+    counts = [0] * 10
+    for confidence in confidences:
+        counts[min(9, max(0, int(confidence * 10)))] += 1
+    names = tuple(f"{10 * tenth}–{10 * tenth + 10}%" for tenth in range(10)) if confidences else ()
+    series = Series(words("plot.answers"), names, tuple(float(count) for count in counts) if confidences else (), "bars")
+    return Plot(
+        key="confidence",
+        title=words("plot.confidence", n=len(confidences)),
+        x_title=words("evaluation.confidence"),
+        y_title="",
+        series=(series,),
+    )

@@ -14,6 +14,7 @@ PAGES = (
     "/console/evaluations/new",
     "/console/models",
     "/console/ask",
+    "/console/answers",
 )
 
 
@@ -124,7 +125,7 @@ def test_a_static_file_that_is_not_there_is_not_found(shared_api: Api) -> None:
 
 
 def test_a_fault_of_ours_is_a_page_without_its_cause(shared_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_api.app.state, "answers", None)
+    monkeypatch.setattr(shared_api.backend, "_answers", None)
 
     response = Visitor(shared_api).send("/console/ask", question="怎么", model="tiny-gemma")
 

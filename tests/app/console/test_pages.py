@@ -1,4 +1,5 @@
 import re
+import time
 
 from sqlalchemy import update
 
@@ -217,3 +218,60 @@ def test_pages_of_an_empty_product_say_what_to_do_first(api: Api) -> None:
     assert "No dataset yet" in visitor.page("/console/datasets")
     assert "A dataset is needed first" in visitor.page("/console/jobs/new")
     assert "in five steps" in visitor.page("/")
+
+
+def test_a_shut_gate_is_shown_with_what_is_missing_and_opens_with_a_reason(api: Api) -> None:
+    old, new = insert_adapter(api.engine), insert_adapter(api.engine)
+    file_id = api.file_id()
+    visitor = Visitor(api)
+    visitor.send("/console/aliases", alias="telecom@production", to=old, gate=file_id)
+
+    refused = visitor.send("/console/aliases", alias="telecom@production", to=new)
+    forced = visitor.send("/console/aliases", alias="telecom@production", to=new, force="yes", reason="on fire")
+
+    assert refused.status_code == 409
+    assert f"Evaluate {old} now" in refused.text
+    assert forced.status_code == 303
+    assert api.client.get("/v1/aliases/telecom@production").json()["model"] == new
+    assert "forced" in visitor.page("/console/aliases/telecom@production")
+
+
+def test_an_alias_that_somebody_else_moved_is_not_moved_from_an_old_page(api: Api) -> None:
+    adapters = [insert_adapter(api.engine) for _ in range(3)]
+    visitor = Visitor(api)
+    for to in adapters[:2]:
+        visitor.send("/console/aliases", alias="telecom@production", to=to)
+
+    late = visitor.send("/console/aliases", alias="telecom@production", to=adapters[2], expected=adapters[0])
+
+    assert late.status_code == 409
+    assert "somebody was faster" in late.text
+
+
+def test_a_candidate_is_tried_out_promoted_and_its_trial_ended(api: Api) -> None:
+    old, new = insert_adapter(api.engine), insert_adapter(api.engine)
+    visitor = Visitor(api)
+    visitor.send("/console/aliases", alias="telecom@production", to=old)
+    begun = visitor.send("/console/aliases", alias="telecom@production", candidate=new, mode="share", percent="25")
+    assert begun.status_code == 303
+    assert "answers 25 % of askers" in visitor.page("/console/aliases/telecom@production")
+
+    visitor.send("/console/aliases/telecom@production/end-trial")
+    assert api.client.get("/v1/aliases/telecom@production").json()["candidate"] is None
+    visitor.send("/console/aliases", alias="telecom@production", candidate=new, mode="shadow", percent="100")
+    visitor.send("/console/aliases", alias="telecom@production", to="candidate")
+
+    assert api.client.get("/v1/aliases/telecom@production").json()["model"] == new
+
+
+def test_answers_are_listed_with_their_confidence_and_without_a_question_that_is_not_kept(api: Api) -> None:
+    api.client.post("/answer", json={"question": QUESTION, "threshold": 0.99})
+    deadline = time.monotonic() + 10
+    while not api.client.get("/v1/answers").json()["data"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    html = Visitor(api).page("/console/answers", show="handed_over")
+
+    assert "取消方式_12" in html and "81.0%" in html
+    assert QUESTION not in html
+    assert "only a digest is kept" in html

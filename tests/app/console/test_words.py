@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import app.console
 from app.answers.fallback import FallbackReason
+from app.answers.variants import Variant
 from app.console.forms import SPEC_FIELDS, SPEC_SWITCHES
 from app.console.pages import SECTIONS
 from app.console.words import LANGUAGES, catalogue, choose_language
@@ -24,6 +25,7 @@ COMPOSED = {
     "status.": [status.value for status in JobStatus],
     "error.title.": list(Kind),
     "error.next.": list(Kind),
+    "variant.": list(Variant.__args__),  # type: ignore[attr-defined]
     "fallback.": list(FallbackReason.__args__),  # type: ignore[attr-defined]
     "preset.": list(PRESETS),
     "spec.": [*SPEC_FIELDS, *SPEC_SWITCHES],
