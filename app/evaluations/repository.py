@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.evaluations.models import Evaluation, EvaluationRow
@@ -47,12 +47,6 @@ def answered_rows(session: Session, evaluation_id: str) -> list[EvaluatedRow]:
     """Returns every row answered so far, in the file's order."""
     query = select(EvaluationRow.data).where(EvaluationRow.evaluation_id == evaluation_id).order_by(EvaluationRow.row)
     return [EvaluatedRow.from_mapping(data) for data in session.scalars(query)]
-
-
-def count_rows(session: Session, evaluation_id: str) -> int:
-    """Returns how many rows are answered so far."""
-    query = select(func.count()).select_from(EvaluationRow).where(EvaluationRow.evaluation_id == evaluation_id)
-    return session.scalar(query) or 0
 
 
 def page_rows(
