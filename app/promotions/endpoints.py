@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.adapters import aliases, repository
 from app.answers.service import AnswerService
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
-from app.http.dependencies import BlobsDep, EngineDep, ReadingDep, TransactionDep
+from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.schemas import Deleted
 from app.promotions import service, trials
@@ -32,7 +32,7 @@ ByParam = Annotated[By | None, Query()]
 
 
 @router.put("/{name}")
-async def change_alias(request: Request, engine: EngineDep, blobs: BlobsDep, name: str, body: ChangeAlias) -> AliasObject:
+async def change_alias(request: Request, engine: EngineDep, name: str, body: ChangeAlias) -> AliasObject:
     """Points an alias to an adapter, back to the `previous` one, or to its `candidate`; or tries a candidate out.
 
     With a gate, an adapter that is worse than the present one on a frozen file by more than chance is refused with the numbers
@@ -42,7 +42,7 @@ async def change_alias(request: Request, engine: EngineDep, blobs: BlobsDep, nam
 
     def judge_change() -> service.Judged:
         with read_only(engine) as session:
-            return service.judge_change(session, blobs, name, body)
+            return service.judge_change(session, name, body)
 
     def carry_out() -> AliasObject:
         with unit_of_work(engine) as session:

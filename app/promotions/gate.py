@@ -1,19 +1,17 @@
 """The gate: an adapter that is worse than the alias's own on a frozen file, by more than chance would do, is refused."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import orjson
 from sqlalchemy.orm import Session
 
-from app.blobs.store import BlobStore
 from app.errors import Conflict
 from app.evaluations import repository as evaluations
 from app.evaluations.models import Evaluation
-from app.ml.metrics import set_f1
+from app.evaluations.repository import RowMetric
 from app.ml.paired_test import PairedComparison, compare_paired
 
-GateMetric = Literal["exact_match", "set_f1"]
+GateMetric = RowMetric
 MOST_CHANCE = 0.05
 """A fall that chance would bring less often than this is no chance."""
 
@@ -47,7 +45,7 @@ class Gate:
         return cls(mapping["file"], mapping["metric"])
 
 
-def judge(session: Session, blobs: BlobStore, gate: Gate, *, baseline: str | None, candidate: str) -> dict[str, Any]:
+def judge(session: Session, gate: Gate, *, baseline: str | None, candidate: str) -> dict[str, Any]:
     """Compares two adapters on the gate's file by their newest evaluations, row by row, and returns the numbers.
 
     `verdict` is `better`, `worse`, `not_distinguishable`, `no_baseline` or `unchanged`.
@@ -59,11 +57,11 @@ def judge(session: Session, blobs: BlobStore, gate: Gate, *, baseline: str | Non
     if baseline is None or baseline == candidate:
         return {**facts, "verdict": "no_baseline" if baseline is None else "unchanged"}
     found = {adapter: _get_evaluation(session, adapter, gate) for adapter in (baseline, candidate)}
-    before, after = (_scores(blobs, found[adapter], gate.metric) for adapter in (baseline, candidate))
+    before, after = (evaluations.scores_of(session, found[adapter].id, gate.metric) for adapter in (baseline, candidate))
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise EvaluationMissing(
-            f"The evaluations {found[baseline].id} and {found[candidate].id} have no row in common: one took fewer rows. "
+            f"The evaluations {found[baseline].id} and {found[candidate].id} have no row in common. "
             "Post both again without max_rows.",
             param="gate.file",
         )
@@ -119,14 +117,3 @@ def _get_evaluation(session: Session, adapter_id: str, gate: Gate) -> Evaluation
         param="gate.file",
         details={"missing": body, "under_way": None if running is None else running.id},
     )
-
-
-def _scores(blobs: BlobStore, evaluation: Evaluation, metric: GateMetric) -> dict[int, float]:
-    assert evaluation.rows_key is not None
-    scores = {}
-    with blobs.open(evaluation.rows_key) as lines:
-        for line in lines:
-            row = orjson.loads(line)
-            given, expected = tuple(row["given"]), tuple(row["expected"])
-            scores[row["row"]] = float(set(given) == set(expected)) if metric == "exact_match" else set_f1(given, expected)
-    return scores
