@@ -1,7 +1,6 @@
 """Queries over evaluations and their rows."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
@@ -11,8 +10,6 @@ from app.jobs import orders
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
 from app.ml.evaluated_rows import EvaluatedRow
-
-RowMetric = Literal["exact_match", "set_f1"]
 
 
 def get(session: Session, evaluation_id: str) -> Evaluation:
@@ -76,11 +73,13 @@ def find_unfinished(session: Session, *, adapter_id: str, file_id: str) -> Evalu
     return session.scalars(query).first()
 
 
-def scores_of(session: Session, evaluation_id: str, metric: RowMetric) -> dict[int, float]:
-    """Returns the score of every row by its number: 1 or 0 for `exact_match`, 0..1 for `set_f1`."""
-    score = EvaluationRow.is_right if metric == "exact_match" else EvaluationRow.data["set_f1"].as_float()
-    rows = session.execute(select(EvaluationRow.row, score).where(EvaluationRow.evaluation_id == evaluation_id))
-    return {row: float(value) for row, value in rows}
+def scores_of(session: Session, evaluation_id: str) -> dict[int, tuple[bool, float]]:
+    """Returns of every row, by its number, whether it is right, and its set F1."""
+    set_f1 = EvaluationRow.data["set_f1"].as_float()
+    rows = session.execute(
+        select(EvaluationRow.row, EvaluationRow.is_right, set_f1).where(EvaluationRow.evaluation_id == evaluation_id)
+    )
+    return {row: (is_right, float(f1)) for row, is_right, f1 in rows}
 
 
 def _of_adapter_on(adapter_id: str, file_id: str) -> Select[Evaluation]:
