@@ -14,7 +14,7 @@ from app.console.pages import Notice, Pages, see
 from app.console.route import ConsoleRoute
 from app.db.unit_of_work import after_commit
 from app.errors import Conflict
-from app.http.dependencies import BlobsDep, EngineDep, ReadingDep, TransactionDep
+from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
 from app.http.errors import status_of
 from app.promotions import trials
 from app.promotions.changing import change_alias
@@ -55,7 +55,7 @@ def make_router(pages: Pages) -> APIRouter:
         )
 
     @router.post("")
-    async def change(request: Request, engine: EngineDep, blobs: BlobsDep, form: FormData = Depends(_form)) -> Response:
+    async def change(request: Request, engine: EngineDep, form: FormData = Depends(_form)) -> Response:
         """Points an alias to an adapter or back, or lets it try one out; a shut gate is shown with its numbers."""
         values = filled(form)
         name = values.get("alias", "")
@@ -65,7 +65,6 @@ def make_router(pages: Pages) -> APIRouter:
                 name,
                 body,
                 engine=engine,
-                blobs=blobs,
                 answers=request.app.state.answers,
                 turns=request.app.state.database_turns,
                 forget_names=request.app.state.model_names.forget,

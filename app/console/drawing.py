@@ -55,7 +55,11 @@ def _draw_upright(plot: Plot) -> str:
         label = f"{100 * tick:g}%" if plot.y_percent else f"{tick:g}"
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    labels = [(tick, f"{tick:g}") for tick in ticks(left, right)] if names is None else list(enumerate(names))
+    labels = (
+        [(tick, f"{100 * tick:g}%" if plot.x_percent else f"{tick:g}") for tick in ticks(left, right)]
+        if names is None
+        else list(enumerate(names))
+    )
     for x, label in labels:
         parts.append(f'<text x="{place_x(x):.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_short(label, 16)}</text>')
     parts.append(

@@ -1,25 +1,25 @@
-"""Evaluations: list, create, metrics, the rows that went wrong."""
+"""Evaluations: list, create, metrics with their intervals and plots, the rows that went wrong."""
 
-from itertools import islice
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.datastructures import FormData
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.blobs.store import BlobStore
 from app.console.choices import datasets_of, model_names
-from app.console.forms import checked, field_of, filled, whole
+from app.console.forms import checked, field_of, filled, number, whole
 from app.console.pages import Notice, Pages, see
+from app.console.plots import Plot, Series, bars
 from app.console.route import ConsoleRoute
+from app.console.visit import Visit
+from app.console.words import Words
 from app.datasets.models import Dataset
 from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import AppError
 from app.evaluations import repository, service
-from app.evaluations.models import Evaluation
-from app.evaluations.schemas import CreateEvaluation, EvaluationObject
-from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
+from app.evaluations.schemas import CreateEvaluation, EvaluationObject, EvaluationRowObject
+from app.http.dependencies import AfterParam, EngineDep, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import status_of
 from app.jobs import service as jobs
 from app.jobs.repository import EVALUATION
@@ -27,7 +27,8 @@ from app.jobs.states import TERMINAL, JobStatus
 from app.ml.model_store import ModelStore
 
 _PREFIX = "/console/evaluations"
-_PAGE, _ROWS = 20, 25
+_PAGE, _ROWS, _BARS = 20, 25, 20
+_BOUNDED = ("exact_match", "ordered_match", "set_f1", "micro_f1", "macro_f1_by_category")
 
 
 async def _form(request: Request) -> FormData:
@@ -64,9 +65,9 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
             "evaluations.html",
             section="evaluations",
             evaluations=[
-                (EvaluationObject.of(row, repository.job_of(session, row)), session.get(Dataset, row.file_id)) for row in rows
+                (EvaluationObject.of(evaluation, job), session.get(Dataset, evaluation.file_id)) for evaluation, job in rows
             ],
-            next_after=rows[-1].id if has_more else None,
+            next_after=rows[-1][0].id if has_more else None,
             is_first=after is None,
         )
 
@@ -81,13 +82,16 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
         values = filled(form)
         try:
             asked: dict[str, Any] = {name: values[name] for name in ("model", "file") if name in values}
-            body = checked(CreateEvaluation, {**asked, "max_rows": whole(values, "max_rows")})
+            wishes = {name: number(values, name) for name in ("threshold", "precision")}
+            body = checked(CreateEvaluation, {**asked, **wishes, "max_rows": whole(values, "max_rows")})
             with unit_of_work(engine) as session:
                 evaluation = service.create(
                     session,
                     model=body.model,
                     file_id=body.file,
                     max_rows=body.max_rows,
+                    threshold=body.threshold,
+                    precision=body.precision,
                     store=store,
                     bell=request.app.state.bell,
                     max_unfinished=max_unfinished,
@@ -100,15 +104,17 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
     def show_evaluation(
         request: Request,
         session: ReadingDep,
-        blobs: BlobsDep,
         evaluation_id: str,
         rows: Annotated[str, Query(pattern="^(wrong|all)$")] = "wrong",
-        offset: Annotated[int, Query(ge=0, le=100_000_000)] = 0,
+        after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     ) -> HTMLResponse:
         """Shows the metrics and some rows."""
         evaluation = repository.get(session, evaluation_id)
         job = repository.job_of(session, evaluation)
-        shown = _rows(blobs, evaluation, is_wrong_only=rows == "wrong", offset=offset)
+        shown, has_more = repository.page_rows(
+            session, evaluation_id, after_row=after, is_right=False if rows == "wrong" else None, limit=_ROWS
+        )
+        visit: Visit = request.state.visit
         return pages.render(
             request,
             "evaluation.html",
@@ -116,11 +122,11 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
             evaluation=EvaluationObject.of(evaluation, job),
             is_over=JobStatus(job.status) in TERMINAL,
             file=session.get(Dataset, evaluation.file_id),
-            rows=shown[:_ROWS],
+            rows=[EvaluationRowObject.of(row) for row in shown],
             which=rows,
-            offset=offset,
-            next_offset=offset + _ROWS if len(shown) > _ROWS else None,
-            previous_offset=max(0, offset - _ROWS) if offset else None,
+            next_after=shown[-1].row if has_more else None,
+            is_first=after == 0,
+            plots=_plots(evaluation.metrics or {}, visit.words),
         )
 
     @router.post("/{evaluation_id}/cancel")
@@ -133,11 +139,51 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
     return router
 
 
-def _rows(blobs: BlobStore, evaluation: Evaluation, *, is_wrong_only: bool, offset: int) -> list[dict[str, Any]]:
-    """Returns a page of rows and one more, if there is one."""
-    if evaluation.rows_key is None:
-        return []
-    with blobs.open(evaluation.rows_key) as file:
-        rows = (orjson.loads(line) for line in file)
-        wanted = (row for row in rows if not (is_wrong_only and row["match"]))
-        return list(islice(wanted, offset, offset + _ROWS + 1))
+def _plots(metrics: Mapping[str, Any], words: Words) -> list[Plot]:
+    """Plots what the metrics hold; those of evaluations from before there were intervals hold little."""
+    intervals, curve = metrics.get("intervals", {}), metrics.get("coverage_curve", [])
+    names = [name for name in _BOUNDED if name in intervals]
+    coverage = tuple(point["coverage"] for point in curve)
+    plots = [
+        Plot(
+            key="intervals",
+            title=words("plot.intervals"),
+            x_title="",
+            y_title="",
+            y_percent=True,
+            series=(
+                Series(
+                    words("plot.score"),
+                    tuple(words(f"metric.{name}") for name in names),
+                    tuple(metrics[name] for name in names),
+                    "bars",
+                    low=tuple(intervals[name][0] for name in names),
+                    high=tuple(intervals[name][1] for name in names),
+                ),
+            ),
+        ),
+        Plot(
+            key="coverage",
+            title=words("plot.coverage"),
+            x_title=words("plot.coverage_share"),
+            y_title="",
+            y_percent=True,
+            x_percent=True,
+            series=(
+                Series(words("metric.exact_match"), coverage, tuple(point["exact_match"] for point in curve)),
+                Series(words("plot.lowest_confidence"), coverage, tuple(point["confidence"] for point in curve)),
+            ),
+        ),
+        bars(
+            "categories",
+            words("plot.category_f1"),
+            [
+                (words.find(f"category.{name}", name), counts["f1"])
+                for name, counts in list(metrics.get("by_category", {}).items())[:_BARS]
+            ],
+            x_title="F1",
+            name="F1",
+            is_percent=True,
+        ),
+    ]
+    return [plot for plot in plots if not plot.is_empty]

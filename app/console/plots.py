@@ -33,6 +33,7 @@ class Plot:
     series: tuple[Series, ...]
     across: bool = False
     y_percent: bool = False
+    x_percent: bool = False
     y_from_zero: bool = True
     live: str = ""
     """`loss`: the page's script adds points as they come."""
@@ -65,10 +66,10 @@ def loss_plot(points: Sequence[Mapping[str, Any]], words: Any, *, is_live: bool)
     )
 
 
-def bars(key: str, title: str, counts: Sequence[tuple[str, float]], *, x_title: str, name: str, across: bool = True) -> Plot:
-    """Plots counted names, in the order given."""
+def bars(key: str, title: str, counts: Sequence[tuple[str, float]], *, x_title: str, name: str, is_percent: bool = False) -> Plot:
+    """Plots numbers of names as bars that lie, in the order given."""
     series = Series(name, tuple(label for label, _ in counts), tuple(float(count) for _, count in counts), "bars")
-    return Plot(key=key, title=title, x_title=x_title, y_title="", series=(series,), across=across)
+    return Plot(key=key, title=title, x_title=x_title, y_title="", series=(series,), across=True, y_percent=is_percent)
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

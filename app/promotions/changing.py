@@ -8,7 +8,6 @@ from sqlalchemy import Engine
 
 from app.adapters import repository
 from app.answers.service import AnswerService
-from app.blobs.store import BlobStore
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.promotions import service
 from app.promotions.loading import load_adapters
@@ -20,7 +19,6 @@ async def change_alias(
     body: ChangeAlias,
     *,
     engine: Engine,
-    blobs: BlobStore,
     answers: AnswerService,
     turns: CapacityLimiter,
     forget_names: Callable[[], None],
@@ -33,7 +31,7 @@ async def change_alias(
 
     def judge_change() -> service.Judged:
         with read_only(engine) as session:
-            return service.judge_change(session, blobs, name, body)
+            return service.judge_change(session, name, body)
 
     def carry_out() -> AliasObject:
         with unit_of_work(engine) as session:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters import aliases, repository
 from app.db.unit_of_work import after_commit
-from app.http.dependencies import BlobsDep, EngineDep, ReadingDep, TransactionDep
+from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.schemas import Deleted
 from app.promotions import changing, trials
@@ -28,7 +28,7 @@ ByParam = Annotated[By | None, Query()]
 
 
 @router.put("/{name}")
-async def change_alias(request: Request, engine: EngineDep, blobs: BlobsDep, name: str, body: ChangeAlias) -> AliasObject:
+async def change_alias(request: Request, engine: EngineDep, name: str, body: ChangeAlias) -> AliasObject:
     """Points an alias to an adapter, back to the `previous` one, or to its `candidate`; or tries a candidate out.
 
     With a gate, an adapter that is worse than the present one on a frozen file by more than chance is refused with the numbers
@@ -38,7 +38,6 @@ async def change_alias(request: Request, engine: EngineDep, blobs: BlobsDep, nam
         name,
         body,
         engine=engine,
-        blobs=blobs,
         answers=request.app.state.answers,
         turns=request.app.state.database_turns,
         forget_names=request.app.state.model_names.forget,

@@ -1,21 +1,17 @@
 """The gate: an adapter that is worse than the alias's own on a frozen file, by more than chance would do, is refused."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import orjson
 from sqlalchemy.orm import Session
 
-from app.blobs.store import BlobStore
 from app.errors import Conflict
 from app.evaluations import repository as evaluations
 from app.evaluations.models import Evaluation
-from app.ml.metrics import set_f1
-from app.ml.paired_test import PairedComparison, compare_paired
+from app.ml.paired import PairedComparison, Verdict, compare_paired, verdict_of
 
 GateMetric = Literal["exact_match", "set_f1"]
-MOST_CHANCE = 0.05
-"""A fall that chance would bring less often than this is no chance."""
 
 
 class WorseThanCurrent(Conflict):
@@ -47,10 +43,10 @@ class Gate:
         return cls(mapping["file"], mapping["metric"])
 
 
-def judge(session: Session, blobs: BlobStore, gate: Gate, *, baseline: str | None, candidate: str) -> dict[str, Any]:
+def judge(session: Session, gate: Gate, *, baseline: str | None, candidate: str) -> dict[str, Any]:
     """Compares two adapters on the gate's file by their newest evaluations, row by row, and returns the numbers.
 
-    `verdict` is `better`, `worse`, `not_distinguishable`, `no_baseline` or `unchanged`.
+    `verdict` is `better`, `worse`, `not distinguishable`, `no_baseline` or `unchanged`.
 
     Raises:
         EvaluationMissing: one of the two has not been evaluated on the file; the message says what to post.
@@ -59,22 +55,25 @@ def judge(session: Session, blobs: BlobStore, gate: Gate, *, baseline: str | Non
     if baseline is None or baseline == candidate:
         return {**facts, "verdict": "no_baseline" if baseline is None else "unchanged"}
     found = {adapter: _get_evaluation(session, adapter, gate) for adapter in (baseline, candidate)}
-    before, after = (_scores(blobs, found[adapter], gate.metric) for adapter in (baseline, candidate))
+    before, after = (evaluations.scores_of(session, found[adapter].id) for adapter in (baseline, candidate))
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise EvaluationMissing(
-            f"The evaluations {found[baseline].id} and {found[candidate].id} have no row in common: one took fewer rows. "
+            f"The evaluations {found[baseline].id} and {found[candidate].id} have no row in common. "
             "Post both again without max_rows.",
             param="gate.file",
         )
     compared = compare_paired([before[row] for row in shared], [after[row] for row in shared])
-    evaluated = {"baseline": found[baseline].id, "candidate": found[candidate].id}
+    place = 0 if gate.metric == "exact_match" else 1
+    means = [round(math.fsum(scores[row][place] for row in shared) / len(shared), 6) for scores in (before, after)]
     return {
         **facts,
-        "verdict": _verdict(compared),
+        "verdict": _verdict(compared, gate.metric),
         "baseline_model": baseline,
-        "evaluations": evaluated,
-        **compared.to_mapping(),
+        "baseline": means[0],
+        "candidate": means[1],
+        "evaluations": {"baseline": found[baseline].id, "candidate": found[candidate].id},
+        **{name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(compared).items()},
     }
 
 
@@ -86,21 +85,27 @@ def refuse_worse(facts: dict[str, Any], *, candidate: str) -> None:
     """
     if facts["verdict"] != "worse":
         return
-    low, high = facts["interval"]
+    low, high = (100 * end for end in facts["set_f1_interval"])
+    noise = (
+        f"{facts['only_baseline_right']} rows lost, {facts['only_this_right']} won; chance would do this "
+        f"{100 * facts['exact_match_p']:.2g} times of 100"
+        if facts["metric"] == "exact_match"
+        else f"95 % interval of the difference {low:+.1f} to {high:+.1f} points"
+    )
     raise WorseThanCurrent(
-        f"{candidate} is worse than {facts['baseline_model']} on {facts['rows']} rows of {facts['file']}: "
-        f"{facts['metric']} {facts['candidate']:.3f} against {facts['baseline']:.3f}, {100 * facts['difference']:+.1f} points "
-        f"(95 % interval {100 * low:+.1f} to {100 * high:+.1f}); chance would do this {100 * facts['p_worse']:.2g} times of 100. "
+        f"{candidate} is worse than {facts['baseline_model']} on {facts['rows']} rows of {facts['file']}: {facts['metric']} "
+        f"{facts['candidate']:.3f} against {facts['baseline']:.3f} ({noise}). "
         "Keep the one you have, or send force: true with a reason.",
         param="to",
         details={"gate": facts},
     )
 
 
-def _verdict(compared: PairedComparison) -> str:
-    if compared.p_worse < MOST_CHANCE and compared.difference < 0:
-        return "worse"
-    return "better" if compared.interval[0] > 0 else "not_distinguishable"
+def _verdict(compared: PairedComparison, metric: GateMetric) -> Verdict:
+    if metric == "exact_match":
+        return verdict_of(compared, compared.exact_match_p)
+    low, high = compared.set_f1_interval
+    return "worse" if high < 0 else "better" if low > 0 else "not distinguishable"
 
 
 def _get_evaluation(session: Session, adapter_id: str, gate: Gate) -> Evaluation:
@@ -119,14 +124,3 @@ def _get_evaluation(session: Session, adapter_id: str, gate: Gate) -> Evaluation
         param="gate.file",
         details={"missing": body, "under_way": None if running is None else running.id},
     )
-
-
-def _scores(blobs: BlobStore, evaluation: Evaluation, metric: GateMetric) -> dict[int, float]:
-    assert evaluation.rows_key is not None
-    scores = {}
-    with blobs.open(evaluation.rows_key) as lines:
-        for line in lines:
-            row = orjson.loads(line)
-            given, expected = tuple(row["given"]), tuple(row["expected"])
-            scores[row["row"]] = float(set(given) == set(expected)) if metric == "exact_match" else set_f1(given, expected)
-    return scores

@@ -7,7 +7,6 @@ from sqlalchemy.orm import Session
 
 from app.adapters import aliases, repository
 from app.adapters.models import Adapter, Alias
-from app.blobs.store import BlobStore
 from app.errors import InvalidInput
 from app.promotions.gate import EvaluationMissing, Gate, judge, refuse_worse
 from app.promotions.schemas import ChangeAlias, GateBody
@@ -26,7 +25,7 @@ class Judged:
     to_load: tuple[Adapter, ...]
 
 
-def judge_change(session: Session, blobs: BlobStore, name: str, change: ChangeAlias) -> Judged:
+def judge_change(session: Session, name: str, change: ChangeAlias) -> Judged:
     """Looks at everything that speaks against a change, and changes nothing.
 
     Raises:
@@ -47,7 +46,7 @@ def judge_change(session: Session, blobs: BlobStore, name: str, change: ChangeAl
         facts = None
         # A way back must be open when things are on fire.
         if gate is not None and change.to != aliases.PREVIOUS:
-            facts = _judge(session, blobs, gate, current, target.id, is_forced=change.force)
+            facts = _judge(session, gate, current, target.id, is_forced=change.force)
         move = aliases.Move(current, target.id, None if gate is None else gate.to_mapping(), facts=facts, is_forced=change.force)
     candidate = None
     if change.candidate is not None:
@@ -99,11 +98,9 @@ def _gate_of(alias: Alias | None, change: ChangeAlias) -> Gate | None:
     return None
 
 
-def _judge(
-    session: Session, blobs: BlobStore, gate: Gate, current: str | None, target: str, *, is_forced: bool
-) -> dict[str, Any]:
+def _judge(session: Session, gate: Gate, current: str | None, target: str, *, is_forced: bool) -> dict[str, Any]:
     try:
-        facts = judge(session, blobs, gate, baseline=current, candidate=target)
+        facts = judge(session, gate, baseline=current, candidate=target)
     except EvaluationMissing:
         if not is_forced:
             raise

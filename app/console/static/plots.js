@@ -26,8 +26,8 @@ function trace(plot, series, number) {
   const ink = colour(`series-${(number % 6) + 1}`);
   const common = { name: series.name, x: series.x, y: series.y };
   if (series.kind === "bars") {
-    const bars = { ...common, type: "bar", marker: { color: ink }, hovertemplate: "%{x}: %{y}<extra></extra>" };
-    if (plot.across) Object.assign(bars, { x: series.y, y: series.x, orientation: "h", hovertemplate: "%{y}: %{x}<extra></extra>" });
+    const bars = { ...common, type: "bar", marker: { color: ink }, hovertemplate: `%{x}: %{y${plot.y_percent ? ":.1%" : ""}}<extra></extra>` };
+    if (plot.across) Object.assign(bars, { x: series.y, y: series.x, orientation: "h", hovertemplate: `%{y}: %{x${plot.y_percent ? ":.1%" : ""}}<extra></extra>` });
     if (series.low.length) {
       bars.error_y = {
         type: "data",
@@ -64,6 +64,7 @@ function layout(plot, height) {
     barmode: "group",
   };
   if (plot.y_percent) made.yaxis.tickformat = ".0%";
+  if (plot.x_percent) made.xaxis.tickformat = ".0%";
   if (plot.across) {
     made.yaxis = { ...axis, autorange: "reversed", showgrid: false, ticksuffix: "  " };
     made.xaxis = { ...axis, rangemode: "tozero" };

@@ -1,10 +1,10 @@
-"""Finished evaluations put into a database and a blob store without a worker."""
+"""Finished evaluations put into a database without a worker."""
 
-import json
 from collections.abc import Sequence
 
 from app.db.unit_of_work import unit_of_work
 from app.evaluations import service
+from app.ml.evaluated_rows import EvaluatedRow
 from tests.fixtures.api import Api
 from tests.fixtures.queue import must_claim
 
@@ -14,13 +14,21 @@ def evaluate(api: Api, adapter_id: str, file_id: str, right: Sequence[bool], *, 
     evaluation_id = str(api.client.post("/v1/evaluations", json={"model": adapter_id, "file": file_id}).json()["id"])
     lease = must_claim(api.engine)
     rows = [
-        {"row": row, "question": "问", "expected": ["取消方式_1", "9.9"], "given": ["取消方式_1", "9.9" if is_right else "8.8"]}
+        EvaluatedRow(
+            row=row,
+            question="问",
+            expected=("取消方式_1", "9.9"),
+            given=("取消方式_1", "9.9" if is_right else "8.8"),
+            code_confidences=(0.75, 0.75),
+            confidence=0.75,
+            in_vocabulary=True,
+            fallback=None,
+            latency_ms=4.5,
+            passes=2,
+        )
         for row, is_right in enumerate(right, start=first_row)
     ]
-    key = f"evaluations/{evaluation_id}"
-    path = api.settings.blobs_dir / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with unit_of_work(api.engine) as session:
-        assert service.finish(session, lease, metrics={}, rows_key=key)
+        assert service.keep_rows(session, lease, rows)
+        assert service.finish(session, lease, metrics={})
     return evaluation_id

@@ -45,7 +45,7 @@ class TestRefusals:
         assert (response.status_code, error["code"], error["param"]) == (409, "worse_than_current", "to")
         gate = error["details"]["gate"]
         assert (gate["rows"], gate["baseline"], gate["candidate"]) == (ROWS, 0.9, 0.65)
-        assert (gate["better_rows"], gate["worse_rows"], gate["p_worse"]) == (0, 10, 0.000977)
+        assert (gate["only_this_right"], gate["only_baseline_right"], gate["exact_match_p"]) == (0, 10, 0.001953)
         assert gate["evaluations"] == {"baseline": ids[0], "candidate": ids[1]}
         assert "exact_match 0.650 against 0.900" in error["message"] and "40 rows" in error["message"]
         assert api.client.get(ALIAS).json()["model"] == first
@@ -67,7 +67,7 @@ class TestRefusals:
 
         body = put(api, to=second, gate={"file": file_id}).json()
 
-        assert (body["model"], body["promotion"]["gate"]["verdict"]) == (second, "not_distinguishable")
+        assert (body["model"], body["promotion"]["gate"]["verdict"]) == (second, "not distinguishable")
 
     def test_a_better_adapter_is_let_through_and_the_history_has_the_numbers(
         self, api: Api, adapters: tuple[str, str], file_id: str
@@ -79,7 +79,7 @@ class TestRefusals:
 
         gate = api.client.get(f"{ALIAS}/history").json()["data"][0]["gate"]
 
-        assert (gate["verdict"], gate["rows"], gate["difference"]) == ("better", ROWS, 0.45)
+        assert (gate["verdict"], gate["rows"], gate["exact_match_difference"]) == ("better", ROWS, 0.45)
 
     def test_set_f1_can_be_the_judge(self, api: Api, adapters: tuple[str, str], file_id: str) -> None:
         first, second = adapters
