@@ -4,10 +4,13 @@ import time
 from sqlalchemy import update
 
 from app.db.unit_of_work import unit_of_work
+from app.evaluations import repository as evaluations
 from app.jobs import events
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
+from app.ml.evaluation_metrics import measure
 from tests.app.console.visitor import Visitor
+from tests.app.promotions.evaluated import evaluate
 from tests.fixtures.api import BASE, QUESTION, Api, alpaca
 from tests.fixtures.db import empty
 from tests.fixtures.queue import insert_adapter, insert_file, insert_job, read_job
@@ -275,3 +278,35 @@ def test_answers_are_listed_with_their_confidence_and_without_a_question_that_is
     assert "取消方式_12" in html and "81.0%" in html
     assert QUESTION not in html
     assert "only a digest is kept" in html
+
+
+def test_an_adapter_that_is_worse_is_refused_with_the_numbers(api: Api) -> None:
+    old, new = insert_adapter(api.engine), insert_adapter(api.engine)
+    file_id = api.file_id()
+    evaluate(api, old, file_id, [True] * 40)
+    evaluate(api, new, file_id, [True] * 20 + [False] * 20)
+    visitor = Visitor(api)
+    visitor.send("/console/aliases", alias="telecom@production", to=old, gate=file_id)
+
+    refused = visitor.send("/console/aliases", alias="telecom@production", to=new)
+
+    assert refused.status_code == 409
+    assert "100.0%" in refused.text and "50.0%" in refused.text
+    assert "0 better, 20 worse" in refused.text
+
+
+def test_an_evaluation_shows_its_metrics_and_pages_through_its_wrong_rows(api: Api) -> None:
+    adapter = insert_adapter(api.engine)
+    evaluation_id = evaluate(api, adapter, api.file_id(), [True] * 30 + [False] * 30)
+    with unit_of_work(api.engine) as session:
+        evaluation = evaluations.get(session, evaluation_id)
+        evaluation.metrics = measure(evaluations.answered_rows(session, evaluation_id))
+    visitor = Visitor(api)
+
+    html = visitor.page(f"/console/evaluations/{evaluation_id}")
+    rest = visitor.page(f"/console/evaluations/{evaluation_id}", after="55")
+
+    assert "50.0%" in html and "37.7% – 62.3%" in html
+    assert re.findall(r'<td class="number">(\d+)</td><td class="text">', html) == [str(row) for row in range(31, 56)]
+    assert re.findall(r'<td class="number">(\d+)</td><td class="text">', rest) == [str(row) for row in range(56, 61)]
+    assert len(re.findall(r'data-key="(intervals|coverage|categories)"', html)) == 3
