@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from anyio import CapacityLimiter
@@ -32,6 +33,9 @@ from app.db.engine import make_engine
 from app.db.migrating import is_current
 from app.db.unit_of_work import read_only
 from app.evaluations import endpoints as evaluations
+from app.experiments import endpoints as experiments
+from app.experiments import repository as experiment_rows
+from app.experiments.service import advance_all
 from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
@@ -74,7 +78,9 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
+        upkeep = asyncio.create_task(
+            _upkeep(engine, bell, settings.sweep_interval_s, store=store, max_unfinished=settings.max_queued_jobs)
+        )
         yield
         upkeep.cancel()
         await backend.close()
@@ -103,8 +109,8 @@ def create_app(
         default_model=settings.base_model,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
-    app.state.file_users = (job_rows.find_unfinished_user_of_file,)
-    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter,)
+    app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
+    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
     app.add_middleware(
         RequestLimits,
         limit_bytes=settings.max_body_bytes,
@@ -135,6 +141,9 @@ def create_app(
     app.include_router(models_router)
     app.include_router(aliases_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
+    app.include_router(
+        experiments.make_router(max_unfinished=settings.max_queued_jobs, memory_limit_gib=settings.memory_limit_gib)
+    )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app
 
@@ -195,12 +204,16 @@ def _readiness(
     return checks
 
 
-async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
+async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float, *, store: ModelStore, max_unfinished: int) -> None:
+    def advance() -> None:
+        advance_all(engine, store=store, bell=bell, max_unfinished=max_unfinished)
+
     while True:
-        try:
-            await run_sync(sweep, engine, bell)
-        except Exception:
-            _log.exception("sweep_failed")
+        for part in (partial(sweep, engine, bell), advance):
+            try:
+                await run_sync(part)
+            except Exception:
+                _log.exception("sweep_failed")
         await asyncio.sleep(interval_s)
 
 
