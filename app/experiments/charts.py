@@ -8,9 +8,9 @@ from html import escape
 # Okabe and Ito's eight, without black and yellow: told apart by most eyes, on white and on dark.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
-_WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 30, 210, 70, 14, 40
-_PLOT_HEIGHT = 260
-_LABEL_CHARS = 26
+_WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 30, 190, 58, 16, 40
+_PLOT_HEIGHT = 230
+_LABEL_CHARS = 25
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def line_chart(series: Sequence[Series], *, title: str, x_label: str, y_label: s
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
         parts.append(f'<polyline points="{path}" {style}/>')
         column, line = place % 2, place // 2
-        start, base = left + column * 330, _TOP + _PLOT_HEIGHT + _BOTTOM + 8 + 20 * line
+        start, base = left + column * 250, _TOP + _PLOT_HEIGHT + _BOTTOM + 8 + 20 * line
         parts.append(f'<line x1="{start}" x2="{start + 26}" y1="{base}" y2="{base}" {style}/>')
-        parts.append(_text(start + 34, base + 4, _short(one.label, 34), "start", full=one.label))
+        parts.append(_text(start + 34, base + 4, _short(one.label, 28), "start", full=one.label))
         if len(one.points) == 1:
             parts.append(f'<circle cx="{x(one.points[0][0]):.1f}" cy="{y(one.points[0][1]):.1f}" r="3" fill="{colour}"/>')
     return _svg(height, title, parts)

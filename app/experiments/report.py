@@ -15,9 +15,9 @@ margin:0 auto;max-width:1100px;padding:1rem}
 h1{font-size:1.5rem;margin:.4rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;min-width:100%}
 th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap;vertical-align:top}
-th:first-child,td:first-child,td.words,th.words{text-align:left;white-space:normal;min-width:9rem}
-thead th{background:var(--soft)}small{opacity:.75}svg{display:block;width:100%;max-width:720px;height:auto}
-.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1rem}figure{margin:0}
+thead th{white-space:normal}th:first-child,td:first-child,td.words,th.words{text-align:left;white-space:normal;min-width:9rem}
+thead th{background:var(--soft)}small{opacity:.75}svg{display:block;width:100%;max-width:640px;height:auto}
+.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:1rem}figure{margin:0}
 figcaption{font-weight:600;margin:.3rem 0}
 """
 _KINDS = {
@@ -31,6 +31,20 @@ _STATUS = {
     "failed": "部分失败 failed in part",
     "cancelled": "已取消 cancelled",
 }
+_ARM_STATUS = {
+    "queued": "排队 queued",
+    "training": "训练中 training",
+    "paused": "已暂停 paused",
+    "trained": "已训练 trained",
+    "evaluating": "评测中 evaluating",
+    "succeeded": "完成 succeeded",
+    "failed": "失败 failed",
+    "cancelled": "已取消 cancelled",
+}
+_NOTE = (
+    "完全匹配用 McNemar 精确检验（双侧，Holm 校正）；F1 差为 95 % 自助法区间。",
+    "样本是测试行：换一个训练随机种子结果也会变，检验不含这部分。",
+)
 _VERDICTS = {
     "better": "更好 better",
     "worse": "更差 worse",
@@ -62,7 +76,7 @@ def report_html(comparison: Comparison) -> str:
         f"<h1>{escape(name)}</h1><div class=wide><table><tbody>{listed}</tbody></table></div>"
         f"<h2>结果 Results</h2>{_metrics_table(comparison.arms)}"
         f"<h2>与基线比较 Against the baseline</h2>{_tests_table(comparison.arms)}"
-        f"<p><small>{escape(TESTS['exact_match'])}. {escape(TESTS['set_f1'])}. {escape(TESTS['sample'])}</small></p>"
+        f"<p><small>{''.join(_NOTE)}<br>{escape('. '.join(TESTS.values()))}</small></p>"
         f"<h2>图 Plots</h2><div class=pictures>{_pictures(comparison.arms)}</div>"
         f"<h2>成本 Cost</h2>{_cost_table(comparison.arms)}</body></html>"
     )
@@ -85,7 +99,7 @@ def _metrics_table(arms: Sequence[ComparedArm]) -> str:
     names = ("exact_match", "ordered_match", "set_f1", "micro_f1", "macro_f1_by_category", "invalid_rate", "fallback_rate", "ece")
     return _table(
         heads,
-        [[arm.label, arm.status, str(arm.training_rows), *(_metric(arm, name) for name in names)] for arm in arms],
+        [[arm.label, _ARM_STATUS[arm.status], str(arm.training_rows), *(_metric(arm, name) for name in names)] for arm in arms],
     )
 
 
