@@ -11,7 +11,7 @@ below it and none above:
 
     main | cli | answerer
     console
-    promotions
+    promotions | experiments
     evaluations | exports
     answers
     jobs
