@@ -8,7 +8,6 @@ import structlog
 from app.blobs.keys import adapter_key, checkpoint_key
 from app.datasets import repository as datasets
 from app.datasets import service as dataset_service
-from app.datasets.models import RESULTS_PURPOSE
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.durable import BrokenFolder, verify_folder
 from app.jobs import events, repository
@@ -122,7 +121,7 @@ def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finis
                 place = output.parent / f"{lease.job_id}-{name}"
                 shutil.copy(output / name, place)
                 dataset = dataset_service.create(
-                    session, context.blobs, place, filename=place.name, purpose=RESULTS_PURPOSE, report=None
+                    session, context.blobs, place, filename=place.name, purpose=dataset_service.RESULTS_PURPOSE, report=None
                 )
                 stored.append(dataset.blob_key)
                 results[name] = dataset.id

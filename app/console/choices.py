@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 from app.adapters import repository as adapters
 from app.datasets import repository as datasets
 from app.datasets.models import Dataset
+from app.datasets.service import RESULTS_PURPOSE
 from app.evaluations.models import Evaluation
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
@@ -21,7 +22,7 @@ def base_models(store: ModelStore) -> list[tuple[str, bool]]:
 
 def datasets_of(session: Session) -> list[Dataset]:
     """Returns the newest files that hold questions and answers."""
-    return datasets.list_page(session, purpose=None, after=None, limit=_MOST, is_result=False)[0]
+    return datasets.list_page(session, purpose=None, after=None, limit=_MOST, other_than=RESULTS_PURPOSE)[0]
 
 
 def evaluated_files(session: Session, adapter_id: str) -> set[str]:

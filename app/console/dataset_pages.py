@@ -40,8 +40,9 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
         is_result: bool = False,
         notice: Notice | None = None,
     ) -> HTMLResponse:
+        which = {"purpose": service.RESULTS_PURPOSE} if is_result else {"purpose": None, "other_than": service.RESULTS_PURPOSE}
         with read_only(engine) as session:
-            rows, has_more = repository.list_page(session, purpose=None, after=after, limit=_PAGE, is_result=is_result)
+            rows, has_more = repository.list_page(session, after=after, limit=_PAGE, **which)
             known = datasets_of(session)
         return pages.render(
             request,

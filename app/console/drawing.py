@@ -11,6 +11,7 @@ from app.console.plots import Plot, Series
 _WIDTH, _HEIGHT = 640, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42
 _BAR_ROW, _LABEL_WIDTH, _LABEL_CHARS = 22, 168, 20
+_COLOURS = 6
 
 
 def draw(plot: Plot) -> Markup:
@@ -66,7 +67,8 @@ def _draw_upright(plot: Plot) -> str:
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 5}" text-anchor="middle">{escape(plot.x_title)}</text>'
     )
     bar_rows = [one for one in plot.series if one.kind == "bars"]
-    for number, one in enumerate(plot.series, start=1):
+    for place_of_series, one in enumerate(plot.series):
+        number = place_of_series % _COLOURS + 1
         at = [float(x) for x in one.x] if names is None else [float(names.index(str(x))) for x in one.x]
         if one.kind == "bars":
             width = (_WIDTH - _LEFT - _RIGHT) / (right - left) * 0.7 / len(bar_rows)

@@ -11,6 +11,7 @@ from app.console import (
     ask_page,
     dataset_pages,
     evaluation_pages,
+    experiment_pages,
     job_pages,
     model_pages,
     overview_page,
@@ -51,6 +52,14 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
         )
     )
     app.include_router(evaluation_pages.make_router(pages, max_unfinished=limits.max_unfinished_jobs))
+    app.include_router(
+        experiment_pages.make_router(
+            pages,
+            max_unfinished=limits.max_unfinished_jobs,
+            answerer_base_model=limits.base_model,
+            memory_limit_gib=limits.memory_limit_gib,
+        )
+    )
     app.include_router(model_pages.make_router(pages))
     app.include_router(alias_pages.make_router(pages))
     app.include_router(ask_page.make_router(pages, default_model=limits.base_model, max_question_chars=limits.max_question_chars))

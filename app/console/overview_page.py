@@ -9,6 +9,7 @@ from app.adapters import repository as adapters
 from app.console.pages import Pages
 from app.console.route import ConsoleRoute
 from app.datasets import repository as datasets
+from app.datasets.service import RESULTS_PURPOSE
 from app.evaluations import repository as evaluations
 from app.http.dependencies import ReadingDep
 from app.http.health import Readiness, ReadinessChecks
@@ -28,7 +29,7 @@ def make_router(pages: Pages, readiness: ReadinessChecks) -> APIRouter:
     @router.get("/")
     def show_overview(request: Request, session: ReadingDep, ready: Annotated[Readiness, Depends(check)]) -> HTMLResponse:
         """Shows the parts, the newest jobs and the aliases."""
-        files, _ = datasets.list_page(session, purpose=None, after=None, limit=1, is_result=False)
+        files, _ = datasets.list_page(session, purpose=None, after=None, limit=1, other_than=RESULTS_PURPOSE)
         newest, _ = jobs.list_page(session, kind=jobs.FINETUNE, after=None, limit=_SHOWN, metadata={})
         trained, _ = adapters.list_page(session, after=None, limit=1)
         evaluated, _ = evaluations.list_page(session, after=None, limit=1)

@@ -25,6 +25,7 @@ SECTIONS: Mapping[str, str] = {
     "datasets": "/console/datasets",
     "jobs": "/console/jobs",
     "evaluations": "/console/evaluations",
+    "experiments": "/console/experiments",
     "models": "/console/models",
     "ask": "/console/ask",
     "answers": "/console/answers",

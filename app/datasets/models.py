@@ -7,9 +7,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 
-RESULTS_PURPOSE = "fine-tune-results"
-"""Of files that jobs produce: no datasets."""
-
 
 class Dataset(Base):
     """One uploaded or produced file; its bytes lie in the blob store under `blob_key`."""

@@ -3,7 +3,7 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.datasets.models import RESULTS_PURPOSE, Dataset
+from app.datasets.models import Dataset
 from app.db.clock import db_now
 from app.db.paging import page
 from app.errors import NotFound
@@ -30,12 +30,12 @@ def get(session: Session, file_id: str, *, param: str | None = None, for_update:
 
 
 def list_page(
-    session: Session, *, purpose: str | None, after: str | None, limit: int, is_result: bool | None = None
+    session: Session, *, purpose: str | None, after: str | None, limit: int, other_than: str | None = None
 ) -> tuple[list[Dataset], bool]:
-    """Returns a page of files, newest first, and whether more follow; `is_result`: only jobs' results, or none of them."""
+    """Returns a page of files, newest first, and whether more follow: of a purpose, or of every `other_than` one."""
     query = select(Dataset)
-    if is_result is not None:
-        query = query.where((Dataset.purpose == RESULTS_PURPOSE) == is_result)
+    if other_than is not None:
+        query = query.where(Dataset.purpose != other_than)
     if purpose is not None:
         query = query.where(Dataset.purpose == purpose)
     return page(session, query, Dataset, after=after, limit=limit)

@@ -28,6 +28,7 @@ from app.ml.spec import FinetuneSpec
 from app.ml.tokens import load_tokenizer
 
 TRAINING_PURPOSES = ("fine-tune", "evals", "eval")
+RESULTS_PURPOSE = "fine-tune-results"
 _MAX_NAME_CHARS = 200
 
 

@@ -12,6 +12,8 @@ PAGES = (
     "/console/jobs/new",
     "/console/evaluations",
     "/console/evaluations/new",
+    "/console/experiments",
+    "/console/experiments/new",
     "/console/models",
     "/console/ask",
     "/console/answers",

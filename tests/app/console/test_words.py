@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 import app.console
 from app.answers.fallback import FallbackReason
 from app.answers.variants import Variant
+from app.console.experiment_pages import KINDS
 from app.console.forms import SPEC_FIELDS, SPEC_SWITCHES
 from app.console.pages import SECTIONS
 from app.console.words import LANGUAGES, catalogue, choose_language
 from app.errors import Kind
+from app.experiments.service import ArmStatus
 from app.jobs.states import JobStatus
+from app.ml.paired import Verdict
 from app.ml.spec import PRESETS
 
 FOLDER = Path(app.console.__file__).parent
@@ -22,7 +25,10 @@ KEYS = set(catalogue("en"))
 # A key that ends with what only a running product knows: these must all be there.
 COMPOSED = {
     "nav.": list(SECTIONS),
-    "status.": [status.value for status in JobStatus],
+    "status.": [status.value for status in (*JobStatus, *ArmStatus)],
+    "experiment.kind.": list(KINDS),
+    "experiment.kind_note.": list(KINDS),
+    "verdict.": [verdict.replace(" ", "_") for verdict in Verdict.__args__],  # type: ignore[attr-defined]
     "error.title.": list(Kind),
     "error.next.": list(Kind),
     "variant.": list(Variant.__args__),  # type: ignore[attr-defined]
