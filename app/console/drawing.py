@@ -99,7 +99,11 @@ def _draw_across(plot: Plot) -> tuple[str, int]:
         width = room * value / longest
         parts.append(f'<text x="{_LABEL_WIDTH - 8}" y="{y + 15}" text-anchor="end">{_short(str(label), _LABEL_CHARS)}</text>')
         parts.append(f'<rect class="fill-1" x="{_LABEL_WIDTH}" y="{y + 3}" width="{width:.1f}" height="{_BAR_ROW - 6}" rx="2"/>')
-        parts.append(f'<text x="{_LABEL_WIDTH + width + 6:.1f}" y="{y + 15}">{text}</text>')
+        end = width
+        if one.low and one.high:
+            low, end = room * one.low[place] / longest, max(width, room * one.high[place] / longest)
+            parts.append(f'<path class="whisker" d="M{_LABEL_WIDTH + low:.1f} {y + _BAR_ROW / 2}H{_LABEL_WIDTH + end:.1f}"/>')
+        parts.append(f'<text x="{_LABEL_WIDTH + end + 6:.1f}" y="{y + 15}">{text}</text>')
     return "".join(parts), height
 
 

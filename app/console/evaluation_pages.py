@@ -151,6 +151,7 @@ def _plots(metrics: Mapping[str, Any], words: Words) -> list[Plot]:
             x_title="",
             y_title="",
             y_percent=True,
+            across=True,
             series=(
                 Series(
                     words("plot.score"),

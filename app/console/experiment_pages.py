@@ -214,7 +214,7 @@ def _plots(arms: list[ComparedArm], words: Words) -> list[Plot]:
         if arm.loss
     )
     plots = [
-        Plot(key="arms", title=words("plot.arms"), x_title="", y_title="", y_percent=True, series=(scores,)),
+        Plot(key="arms", title=words("plot.arms"), x_title="", y_title="", y_percent=True, across=True, series=(scores,)),
         Plot(key="losses", title=words("plot.losses"), x_title=words("plot.epoch"), y_title="", series=losses),
     ]
     return [plot for plot in plots if not plot.is_empty]

@@ -127,14 +127,47 @@ def test_an_adapter_is_promoted_asked_and_rolled_back(browser: Browser, trained:
     assert "telecom:1" in browser.text()
 
 
-def test_a_model_is_evaluated_and_its_wrong_rows_are_listed(browser: Browser, trained: str) -> None:
-    browser.go("/console/evaluations/new?model=telecom:2&lang=en")
-    browser.choose("file", "rows.json")
-    browser.press("form.card button.primary")
-    browser.wait(lambda browser: browser.all(".status.succeeded"), timeout_s=90)
+def test_a_gate_refuses_what_is_worse_and_shows_by_how_much(browser: Browser, trained: str) -> None:
+    client = browser.site.client
+    for adapter in ("telecom:1", "telecom:2"):
+        browser.go(f"/console/evaluations/new?model={adapter}&lang=en")
+        browser.choose("file", "rows.json")
+        browser.press("form.card button.primary")
+        browser.wait(lambda browser: browser.all(".status.succeeded"), timeout_s=120)
+        browser.wait(lambda browser: len(browser.all("figure.plot .main-svg")) >= 3)
+        evaluation = client.get("/v1/evaluations")["data"][0]
+        assert f"{100 * evaluation['metrics']['exact_match']:.1f}%" in browser.find(".tile.good").text
+    better, worse = (one["metrics"]["exact_match"] for one in reversed(client.get("/v1/evaluations")["data"]))
+    assert better > worse
 
-    (evaluation,) = browser.site.client.get("/v1/evaluations")["data"]
-    assert f"{100 * evaluation['metrics']['exact_match']:.1f}%" in browser.find(".tile.good").text
+    browser.go("/console/models/telecom:1?lang=en")
+    browser.fill("alias", "telecom@gated")
+    browser.choose("gate", "rows.json")
+    browser.press("form[action='/console/aliases'] button.primary")
+    browser.go("/console/aliases/telecom@gated?lang=en")
+    browser.choose("to", "telecom:2")
+    browser.press("form[action='/console/aliases'] button.primary")
+    assert "Not promoted" in browser.text()
+    assert f"{100 * worse:.1f}%" in browser.text()
+    browser.picture("promotion-refused")
+    assert client.get("/v1/aliases/telecom@gated")["model"] == "telecom:1"
+
+
+def test_a_ramp_is_started_and_its_arms_are_compared(browser: Browser, trained: str) -> None:
+    browser.go("/console/experiments/new?lang=en")
+    browser.fill("name", "How many rows")
+    browser.choose("training_file", "rows.json")
+    browser.choose("test_file", "rows.json")
+    browser.fill("sizes", "0, 8")
+    browser.find("details summary").click()
+    browser.choose("preset", "quick")
+    browser.fill("num_train_epochs", "1")
+    browser.press("form.vary button.primary")
+    browser.wait(lambda browser: browser.all("main > p .status.succeeded"), timeout_s=150)
+
+    browser.wait(lambda browser: browser.all("[data-key=arms] .main-svg"))
+    assert "against the baseline" in browser.text().lower()
+    assert browser.errors() == []
 
 
 def test_the_pages_work_without_scripts(browser: Browser, trained: str) -> None:
@@ -175,9 +208,14 @@ def test_no_page_is_wider_than_its_window_and_no_script_fails(
         "job-new": "/console/jobs/new",
         "job": f"/console/jobs/{trained}",
         "evaluations": "/console/evaluations",
+        "experiments": "/console/experiments",
+        "experiment-new": "/console/experiments/new",
         "models": "/console/models",
         "adapter": "/console/models/telecom:1",
         "ask": "/console/ask",
+        "answers": "/console/answers",
+        **{one["id"].partition("-")[0]: f"/console/evaluations/{one['id']}" for one in client.get("/v1/evaluations")["data"][:1]},
+        **{one["id"].partition("-")[0]: f"/console/experiments/{one['id']}" for one in client.get("/v1/experiments")["data"][:1]},
     }
     browser.look(width=width, theme=theme)
     try:

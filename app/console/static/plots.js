@@ -29,7 +29,7 @@ function trace(plot, series, number) {
     const bars = { ...common, type: "bar", marker: { color: ink }, hovertemplate: `%{x}: %{y${plot.y_percent ? ":.1%" : ""}}<extra></extra>` };
     if (plot.across) Object.assign(bars, { x: series.y, y: series.x, orientation: "h", hovertemplate: `%{y}: %{x${plot.y_percent ? ":.1%" : ""}}<extra></extra>` });
     if (series.low.length) {
-      bars.error_y = {
+      bars[plot.across ? "error_x" : "error_y"] = {
         type: "data",
         symmetric: false,
         array: series.high.map((high, place) => high - series.y[place]),
@@ -89,7 +89,7 @@ class LivePlot {
   draw() {
     if (this.isEmpty()) return;
     const bars = this.plot.across ? this.plot.series[0].x.length : 0;
-    const height = bars ? 24 * bars + 60 : 280;
+    const height = bars ? Math.max(200, 24 * bars + 60) : 280;
     if (!this.isDrawn) this.canvas.replaceChildren();
     this.isDrawn = true;
     const traces = this.plot.series.map((one, number) => trace(this.plot, one, number));
