@@ -23,6 +23,7 @@ _SAMPLES = Path(__file__).parents[2] / "samples" / "telecom_demo.json"
 # 400 answers a second: a card that cannot keep up, before an HTTP that can.
 _SLOW_ENGINE = ScriptedEngine(pass_ms=10, width=4)
 _SATURATING_CONNECTIONS = 32
+_MEASURED = ("api", "answerer")
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.http", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each part; medians are told")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run of the load generator")
-    parser.add_argument("--overload-connections", type=int, default=800)
+    parser.add_argument("--overload-connections", type=int, default=300)
     parser.add_argument("--deadline", type=float, default=1.0, help="seconds that an answer may take")
     parser.add_argument("--no-answer-log", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -48,7 +49,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Returns everything measured; takes about eight runs of `--seconds` a round."""
-    alone, saturated, overload, slow = [], [], [], []
+    alone, saturated, costs, overload, slow = [], [], [], [], []
     answers = logged = 0
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as scratch:
@@ -58,7 +59,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             with deployed(Path(scratch) / "quick", ScriptedEngine(), **quick) as product:
                 load = {"bodies": bodies, "seconds": options.seconds}
                 alone.append(apply_load(product.url, connections=1, **load))
+                before = [product.cpu_seconds(name) for name in _MEASURED]
                 saturated.append(apply_load(product.url, connections=_SATURATING_CONNECTIONS, **load))
+                replies = saturated[-1].requests_per_s * saturated[-1].seconds
+                costs.append(
+                    {
+                        f"{name}_cpu_ms_a_request": 1000 * (product.cpu_seconds(name) - cpu) / replies
+                        for name, cpu in zip(_MEASURED, before, strict=True)
+                    }
+                )
                 rate = 2 * saturated[-1].requests_per_s
                 overload.append(apply_load(product.url, connections=options.overload_connections, rate=rate, **load))
                 # The first answer is the one that showed that the product was up.
@@ -70,7 +79,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 slow.append(apply_load(product.url, connections=options.overload_connections, rate=rate, **load))
     return {
         "one_connection": middle([_latency(outcome) for outcome in alone]),
-        "saturated": middle([_latency(outcome) | {"requests_per_s": outcome.requests_per_s} for outcome in saturated]),
+        "saturated": middle(
+            [
+                {"requests_per_s": outcome.requests_per_s} | _latency(outcome) | cost
+                for outcome, cost in zip(saturated, costs, strict=True)
+            ]
+        ),
         "http_at_twice_its_saturation": middle([_overload(outcome, options.deadline) for outcome in overload]),
         "engine_at_twice_its_saturation": middle([_overload(outcome, options.deadline) for outcome in slow]),
         "answer_log": {"answers": answers, "logged": logged, "is_on": not options.no_answer_log},
@@ -97,6 +111,7 @@ def table(report: dict[str, Any]) -> str:
         "| --- | --- |",
         f"| one connection, p50 / p99 | {alone['p50_ms']} / {alone['p99_ms']} ms |",
         f"| saturated ({_SATURATING_CONNECTIONS} connections) | {full['requests_per_s']} requests/s, p50 {full['p50_ms']} ms |",
+        f"| CPU a request: api, answerer | {full['api_cpu_ms_a_request']}, {full['answerer_cpu_ms_a_request']} ms |",
     ]
     for name in ("http_at_twice_its_saturation", "engine_at_twice_its_saturation"):
         part = report[name]

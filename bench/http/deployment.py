@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from app.adapters import service as adapters
 from app.answers.models import LoggedAnswer
-from app.cli.stack import free_port, running_stack
+from app.cli.stack import Stack, free_port, running_stack
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.db.unit_of_work import read_only, unit_of_work
@@ -38,6 +38,15 @@ class Deployment:
 
     url: str
     settings: Settings
+    stack: Stack
+
+    def cpu_seconds(self, name: str) -> float:
+        """Returns the processor time that a process of the stack has taken: it tells the cost also beside busy neighbours."""
+        process = self.stack.processes[name].process
+        assert process is not None
+        # The name in brackets may hold spaces; user and system time are the 14th and 15th field.
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def logged_answers(self, expected: int, *, timeout_s: float = 10.0) -> int:
         """Returns how many answers the log has, once it has as many as expected or the time is over."""
@@ -87,7 +96,7 @@ def deployed(folder: Path, engine: ScriptedEngine, *, deadline_s: float, log: bo
     database.dispose()
     with running_stack(settings, with_worker=False, answerer_app="bench.http.scripted_room:create_app") as stack:
         _wait_for_an_answer(stack.url)
-        yield Deployment(stack.url, settings)
+        yield Deployment(stack.url, settings, stack)
 
 
 def _wait_for_an_answer(url: str) -> None:
