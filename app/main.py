@@ -24,6 +24,7 @@ from app.answers.log import AnswerLog
 from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
 from app.answers.retention import AnswerRetention
+from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
@@ -138,6 +139,7 @@ def create_app(
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(turns=turns).routes
     app.include_router(answer_log_router)
+    app.include_router(reviews_router)
     app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
