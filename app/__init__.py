@@ -10,6 +10,7 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
+    promotions
     evaluations | exports
     answers
     jobs

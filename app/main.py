@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Engine, select
 
-from app.adapters.endpoints import aliases_router, models_router
+from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
@@ -52,6 +52,7 @@ from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions.endpoints import router as promotions_router
 from app.settings import Settings
 
 _log = structlog.get_logger()
@@ -89,6 +90,8 @@ def create_app(
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
         async with answer_log.writing() if answer_log is not None else nullcontext():
             yield
+            # Before the log's end: what goes on beside the answers still writes into it.
+            await app.state.answers.close()
         upkeep.cancel()
         watching.cancel()
         await backend.close()
@@ -152,7 +155,7 @@ def create_app(
         )
     )
     app.include_router(models_router)
-    app.include_router(aliases_router)
+    app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app

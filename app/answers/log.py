@@ -25,7 +25,6 @@ from app.ml.codes import AnswerMode
 
 KeptQuestions = Literal["text", "hash", "off"]
 """What the log keeps of a question: its text, its SHA-256, or nothing."""
-Variant = Literal["primary", "candidate", "shadow"]
 
 _MAX_WAITING = 10_000
 _BATCH_ROWS = 500
@@ -47,7 +46,6 @@ class LogEntry:
     answer: AnswerObject
     adapter_checksum: str | None
     mode: AnswerMode
-    variant: Variant | None
 
 
 class AnswerLog:
@@ -67,13 +65,12 @@ class AnswerLog:
         *,
         adapter_checksum: str | None,
         mode: AnswerMode,
-        variant: Variant | None = None,
     ) -> None:
         """Remembers an answer; it is in the database about a second later."""
         if len(self._waiting) >= self._max_waiting:
             self._lose(1)
             return
-        self._waiting.append(LogEntry(time.time(), question, answer, adapter_checksum, mode, variant))
+        self._waiting.append(LogEntry(time.time(), question, answer, adapter_checksum, mode))
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
@@ -151,7 +148,7 @@ class AnswerLog:
             "mode": entry.mode,
             "latency_ms": answer.latency_ms,
             "passes": answer.passes,
-            "variant": entry.variant,
+            "variant": answer.variant,
         }
 
     def _lose(self, entries: int) -> None:

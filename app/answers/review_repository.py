@@ -7,11 +7,10 @@ from sqlalchemy import and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session, aliased
 
 from app.answers.models import AnswerReview, LoggedAnswer
+from app.answers.variants import SHADOW_SUFFIX
 from app.db.clock import db_now
 from app.errors import InvalidInput
 
-SHADOW_SUFFIX = "-shadow"
-"""A shadow's id in the log is that of the answer that it stands beside, with this behind."""
 _SHADOW = aliased(LoggedAnswer, name="shadow")
 
 

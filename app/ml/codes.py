@@ -22,6 +22,7 @@ MAX_CODES_PER_ANSWER = 64
 MAX_FREE_TOKENS = 24
 """Longest text that a base model alone is let write, tokens."""
 
+_FEW_EDGES = 4
 _NUMBERED = re.compile(r"(?P<category>.+)_\d+")
 
 
@@ -176,6 +177,11 @@ class AnswerGrammar:
         ]
 
     @property
+    def has_open_values(self) -> bool:
+        """Says whether values outside the vocabulary may be written."""
+        return self._longest_value > 0
+
+    @property
     def initial(self) -> AnswerState:
         """The state before the first token."""
         return AnswerState(0)
@@ -195,7 +201,7 @@ class AnswerGrammar:
             if kinds[edge] is EdgeKind.SEPARATE and not may_go_on:
                 continue
             low, high = lows[edge], highs[edge]
-            if low < high and sum(low <= rank < high for rank in used) == high - low:
+            if low < high <= low + len(used) and sum(low <= rank < high for rank in used) == high - low:
                 continue
             found.append(edge)
         return found
@@ -214,9 +220,25 @@ class AnswerGrammar:
         if edge is None or (self.edge_kind[edge] is EdgeKind.SEPARATE and not self.may_go_on(state)):
             return None
         low, high = self.edge_low[edge], self.edge_high[edge]
-        if state.used and low < high and sum(low <= rank < high for rank in state.used) == high - low:
+        if low < high <= low + len(state.used) and sum(low <= rank < high for rank in state.used) == high - low:
             return None
         return edge
+
+    def find_only_edge(self, state: AnswerState) -> int | None:
+        """Returns the edge that must be taken; None where there is a choice, after the end, and inside the separator.
+
+        A state with more than four edges counts as a choice even if all but one are closed.
+        """
+        if state.ended or state.separator_left:
+            return None
+        start, stop = self.edge_start[state.node], self.edge_start[state.node + 1]
+        if stop - start == 1:
+            # From every node that can be reached a path leads to the end.
+            return start
+        if stop - start > _FEW_EDGES or (not state.used and self.may_go_on(state)):
+            return None
+        edges = self.edges(state)
+        return edges[0] if len(edges) == 1 else None
 
     def follow(self, state: AnswerState, edge: int) -> AnswerState:
         """Returns the state behind an open edge."""
@@ -250,6 +272,10 @@ class AnswerGrammar:
             return tuple(codes[index] for index in state.codes)
         assert decode is not None
         return tuple(codes[index] if index >= 0 else decode(state.open_values[-1 - index]) for index in state.codes)
+
+    def ranks_of(self, state: AnswerState) -> list[int]:
+        """Returns the ranks of a state's complete codes in their order, -1 for an open value."""
+        return [self.rank_of_code[code] if code >= 0 else -1 for code in state.codes]
 
     def encode_answer(self, codes: Sequence[str]) -> list[int]:
         """Returns the token ids of a whole answer of the vocabulary, its end included."""

@@ -9,9 +9,11 @@ from statistics import median
 import torch
 
 from app.ml.engine.answering import AnswerEngine
-from app.ml.engine.drafted.drafting import DraftLimits, nothing_likely
+from app.ml.engine.drafted.drafting import DraftLimits
+from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
-from app.ml.engine.drafted.questions import AnswerPlan, Feeding, Question
+from app.ml.engine.drafted.questions import AnswerPlan, Question
+from app.ml.engine.drafted.recall import nothing_likely
 from app.ml.engine.drafted.trie import choose
 
 _REPEATS = 30
@@ -68,7 +70,16 @@ def _host_pass(engine: AnswerEngine, *, tokens: int, rows: int) -> HostPass:
     for index in range(rows):
         length = tokens // rows + (index < tokens % rows)
         prompt = [generator.randrange(3, vocabulary_size) for _ in range(length)]
-        plan = AnswerPlan(vocabulary.grammar, engine.base.tokenizer.decode, nothing_likely(), vocabulary.training, 1.0, 1, None)
+        plan = AnswerPlan(
+            vocabulary.grammar,
+            vocabulary.arrays,
+            engine.base.tokenizer.decode,
+            nothing_likely(),
+            vocabulary.training,
+            1.0,
+            1,
+            None,
+        )
         question = Question(prompt, plan)
         row = drafted.rows.take(prompt, -2 - index, room=8)
         assert row is not None

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from app.ml.codes import CodeVocabulary
+from app.ml.engine.compiled import compiled
 
 QUESTIONS = "questions.safetensors"
 MAX_INDEXED_QUESTIONS = 20_000
@@ -93,25 +94,22 @@ class QuestionIndex:
 
         An answer's similarity is the cosine of its nearest question, and up to 0.02 more for a frequent answer.
         """
-        if not self.answers or count < 1:
-            return []
-        ngrams = _ngrams(question)
-        places = self.hashes.searchsorted(ngrams)
-        places = places[self.hashes.take(places, mode="clip") == ngrams] if len(self.hashes) else places[:0]
-        begins, ends, weights = self.starts[places], self.starts[places + 1], self._weights[places]
-        rows = [self.rows[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-        scores = np.bincount(
-            np.concatenate(rows or [self.rows[:0]]), weights=np.repeat(weights, ends - begins), minlength=self._question_count
+        answers, similarities = self.nearest_answers(question, count)
+        return list(zip(answers.tolist(), similarities.tolist(), strict=True))
+
+    def nearest_answers(self, question: str, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns `nearest` as two arrays."""
+        return _nearest(
+            _ngrams(question),
+            self.hashes,
+            self.starts,
+            self.rows,
+            self._weights,
+            self._inverse_norms,
+            self.answer_starts,
+            self._frequency_terms,
+            count,
         )
-        similarities = np.maximum.reduceat(scores * self._inverse_norms, self.answer_starts[:-1])
-        # What no training question holds is as rare as can be.
-        square = float(weights.sum()) + math.log1p(self._question_count) * (len(ngrams) - len(places))
-        if square > 0:
-            similarities *= 1 / math.sqrt(square)
-        similarities += self._frequency_terms
-        best = np.argpartition(similarities, -count)[-count:] if count < len(similarities) else np.arange(len(similarities))
-        best = best[np.lexsort((best, -similarities[best]))]
-        return list(zip(best.tolist(), similarities[best].tolist(), strict=True))
 
     def nearest_many(self, questions: Sequence[str], count: int = 32) -> list[list[Neighbour]]:
         """Returns `nearest` of each question."""
@@ -144,13 +142,14 @@ class QuestionIndex:
     @cached_property
     def _inverse_norms(self) -> NDArray[np.float64]:
         """[M] one over the length of each question's vector; 0 for a question without characters."""
-        squares = np.bincount(self.rows, weights=np.repeat(self._weights, np.diff(self.starts)), minlength=self._question_count)
+        shares = np.repeat(self._weights, np.diff(self.starts))
+        squares = np.bincount(self.rows, weights=shares, minlength=self._question_count).astype(np.float64)
         return np.divide(1.0, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0)
 
     @cached_property
     def _frequency_terms(self) -> NDArray[np.float64]:
         logs = np.log1p(self.frequencies)
-        return np.asarray(logs * (_FREQUENCY_WEIGHT / logs.max()), dtype=np.float64)
+        return np.asarray(logs * (_FREQUENCY_WEIGHT / logs.max(initial=1e-9)), dtype=np.float64)
 
 
 def find_question_index(folder: Path) -> QuestionIndex | None:
@@ -172,6 +171,50 @@ def find_question_index(folder: Path) -> QuestionIndex | None:
         frequencies=tensors["frequencies"].astype(np.int64),
         answers=tuple(tuple(codes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)),
     )
+
+
+@compiled
+def _nearest(
+    ngrams: NDArray[np.uint32],
+    hashes: NDArray[np.uint32],
+    starts: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    inverse_norms: NDArray[np.float64],
+    answer_starts: NDArray[np.int64],
+    frequency_terms: NDArray[np.float64],
+    count: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    scores = np.zeros(len(inverse_norms))
+    square = 0.0
+    for ngram in ngrams:
+        place = np.searchsorted(hashes, ngram)
+        if place < len(hashes) and hashes[place] == ngram:
+            square += weights[place]
+            for index in range(starts[place], starts[place + 1]):
+                scores[rows[index]] += weights[place]
+        else:
+            # What no training question holds is as rare as can be.
+            square += math.log1p(len(inverse_norms))
+    scale = 1 / math.sqrt(square) if square > 0 else 1.0
+    kept = max(0, min(count, len(frequency_terms)))
+    best, similarities = np.empty(kept, np.int64), np.empty(kept)
+    size = 0
+    for answer in range(len(frequency_terms)):
+        similarity = 0.0
+        for row in range(answer_starts[answer], answer_starts[answer + 1]):
+            similarity = max(similarity, scores[row] * inverse_norms[row])
+        similarity = similarity * scale + frequency_terms[answer]
+        if size < kept:
+            size += 1
+        elif kept == 0 or similarity <= similarities[-1]:
+            continue
+        at = size - 1
+        while at and similarities[at - 1] < similarity:
+            best[at], similarities[at] = best[at - 1], similarities[at - 1]
+            at -= 1
+        best[at], similarities[at] = answer, similarity
+    return best, similarities
 
 
 def _ngrams(question: str) -> NDArray[np.uint32]:

@@ -3,22 +3,20 @@
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import AnswerGrammar, AnswerMode
-from app.ml.engine.drafted.drafting import Likely, TrainingAnswers, nothing_likely
+from app.ml.engine.drafted.grammar_arrays import GrammarArrays, grammar_arrays
 from app.ml.engine.drafted.network import CachedNetwork
+from app.ml.engine.drafted.recall import Likely, Recall, nothing_likely
 from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape, read_adapter
+from app.ml.engine.drafted.successions import Successions, count_successions
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
 from app.ml.engine.novelty import References, find_references
 from app.ml.engine.question_index import QuestionIndex, find_question_index
 from app.ml.tokens import TextTokenizer
-
-_NEIGHBOURS = 32
-# How sharply a nearer question's answer is preferred.
-_NEARNESS_POWER = 6
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,16 @@ class Vocabulary:
     """An adapter's grammar in one mode, and what drafts need of it."""
 
     grammar: AnswerGrammar
-    training: TrainingAnswers
-    edge_offset: int
+    arrays: GrammarArrays
+    training: Successions
+    edge_offset: int = -1
+    """Where its edges stand on the device; -1 before it has a place"""
+
+    @classmethod
+    def make(cls, grammar: AnswerGrammar, index: QuestionIndex | None) -> "Vocabulary":
+        """Counts the index's answers; may run in any thread."""
+        answers = [] if index is None else zip(index.answers, index.frequencies.tolist(), strict=True)
+        return cls(grammar, grammar_arrays(grammar), count_successions(grammar, answers))
 
 
 @dataclass(eq=False)
@@ -40,11 +46,11 @@ class LoadedAdapter:
     serial: int
     """Never the same twice: keys and values computed with other weights are told by it."""
     index: QuestionIndex | None
+    recall: Recall | None
     references: References | None
     users: int = 0
     """Questions under way: while there are any, it keeps its slot."""
     vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
-    _answer_tokens: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def inverse_temperature(self) -> float:
@@ -54,32 +60,7 @@ class LoadedAdapter:
 
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""
-        found = nothing_likely()
-        if self.index is None:
-            return found
-        near = self.index.nearest(self.card.wrapper.strip(question), _NEIGHBOURS)
-        weights = [max(0.0, similarity) ** _NEARNESS_POWER for _, similarity in near]
-        total = sum(weights)
-        if not total:
-            return found
-        by_code: dict[int, float] = {}
-        for (answer, _), weight in zip(near, weights, strict=True):
-            found.answers.add(self._tokens_of(answer), weight / total)
-            for code in self.index.answers[answer]:
-                by_code[code] = by_code.get(code, 0.0) + weight / total
-        tokens_of_code = self.vocabularies["closed"].grammar.tokens_of_code
-        for code, weight in by_code.items():
-            found.codes.add(tokens_of_code[code], weight)
-        return found
-
-    def _tokens_of(self, answer: int) -> tuple[int, ...]:
-        found = self._answer_tokens.get(answer)
-        if found is None:
-            assert self.index is not None
-            grammar, codes = self.vocabularies["closed"].grammar, self.card.vocabulary.codes
-            found = tuple(grammar.encode_answer([codes[code] for code in self.index.answers[answer]]))
-            self._answer_tokens[answer] = found
-        return found
+        return nothing_likely() if self.recall is None else self.recall.likely(self.card.wrapper.strip(question))
 
 
 @dataclass(frozen=True)
@@ -90,8 +71,9 @@ class ReadAdapter:
     card: AdapterCard
     shape: SlotShape
     weights: AdapterWeights
-    grammar: AnswerGrammar
+    vocabulary: Vocabulary
     index: QuestionIndex | None
+    recall: Recall | None
     references: References | None
     """On the device; None where no question is called out of scope"""
 
@@ -118,7 +100,9 @@ class AdapterShelf:
         references = None if card.novelty is None else find_references(folder)
         if references is not None:
             references = references.to(self._network.device, self._network.dtype)
-        return ReadAdapter(checksum, card, shape, weights, grammar, find_question_index(folder), references)
+        index = find_question_index(folder)
+        recall = None if index is None else Recall(index, grammar)
+        return ReadAdapter(checksum, card, shape, weights, Vocabulary.make(grammar, index), index, recall, references)
 
     def needs_growth(self, shape: SlotShape) -> bool:
         """Says whether the slots must be made larger first, which only is possible while no question is under way."""
@@ -144,8 +128,8 @@ class AdapterShelf:
             slot = oldest.slot
             self._drop(oldest)
         self._slots.write(slot, read.weights)
-        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index, read.references)
-        adapter.vocabularies["closed"] = self._add(read.grammar, read.index)
+        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index, read.recall, read.references)
+        adapter.vocabularies["closed"] = self._add(read.vocabulary)
         self.loaded[read.checksum] = adapter
         return adapter
 
@@ -155,7 +139,7 @@ class AdapterShelf:
         if found is None:
             card, tokenizer = adapter.card, self._tokenizer
             grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id, mode=mode)
-            found = adapter.vocabularies[mode] = self._add(grammar, adapter.index)
+            found = adapter.vocabularies[mode] = self._add(Vocabulary.make(grammar, adapter.index))
         return found
 
     def touch(self, checksum: str) -> LoadedAdapter:
@@ -167,18 +151,15 @@ class AdapterShelf:
         self.loaded.move_to_end(checksum)
         return self.loaded[checksum]
 
-    def _add(self, grammar: AnswerGrammar, index: QuestionIndex | None) -> Vocabulary:
+    def _add(self, vocabulary: Vocabulary) -> Vocabulary:
+        grammar = vocabulary.grammar
         columns, head_moved = self.columns.columns_of(grammar.edge_token)
         offset, edges_moved = self.edges.add(grammar, columns)
         most = max(stop - start for start, stop in itertools.pairwise(grammar.edge_start))
         if head_moved or edges_moved or most > self.most_edges:
             self.most_edges = max(self.most_edges, most)
             self.on_moved()
-        return Vocabulary(
-            grammar,
-            TrainingAnswers(grammar, [] if index is None else zip(index.answers, index.frequencies.tolist(), strict=True)),
-            offset,
-        )
+        return replace(vocabulary, edge_offset=offset)
 
     def _drop(self, adapter: LoadedAdapter) -> None:
         for vocabulary in adapter.vocabularies.values():

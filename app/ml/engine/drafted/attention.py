@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from app.ml.engine.drafted.passes import MASK_WORDS, PaddedLayout, PassTensors
+from app.ml.engine.drafted.passes import PaddedLayout, PassTensors
 from app.ml.engine.drafted.rows import KeyValueRows
+from app.ml.engine.drafted.tree import MASK_WORDS
 from app.ml.engine.packed.anatomy import Anatomy
 
 

@@ -15,11 +15,13 @@ from app.ml.codes import MAX_FREE_TOKENS
 from app.ml.engine.asks import Ask
 from app.ml.engine.device import free_memory_bytes
 from app.ml.engine.drafted.adapters import AdapterShelf, LoadedAdapter, ReadAdapter
+from app.ml.engine.drafted.ahead import compile_ahead
 from app.ml.engine.drafted.drafting import DraftLimits
+from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.passes import FedAdapter
-from app.ml.engine.drafted.questions import AnswerPlan, Feeding, Question
+from app.ml.engine.drafted.questions import AnswerPlan, Question
 from app.ml.engine.drafted.running import InFlight, PassRunner, judge
 from app.ml.engine.drafted.slots import AdapterSlots, slot_shape_of
 from app.ml.engine.loading import LoadedModel
@@ -65,7 +67,7 @@ class EngineLimits:
         spare = free_memory_bytes(network.device)
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
-            return cls(2048, 1024, 128, 224, 2, 256, 80, 0.005, 20, 0.04, 2, adapter_bytes, most_adapters)
+            return cls(2048, 1024, 128, 224, 2, 256, 160, 0.002, 12, 0.06, 2, adapter_bytes, most_adapters)
         return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
 
 
@@ -112,6 +114,7 @@ class DraftedEngine:
         slots = AdapterSlots(self.network, memory_bytes=limits.adapter_bytes, most=limits.most_adapters)
         self.shelf = AdapterShelf(self.network, base.tokenizer, slots)
         self.runner = PassRunner(self.network, self.rows, self.shelf)
+        compile_ahead()
         self._lanes = [_Lane() for _ in range(limits.lanes)]
         self._turn = 0
         self._lock = threading.Lock()
@@ -316,6 +319,7 @@ class DraftedEngine:
             vocabulary = self.shelf.vocabulary(adapter, ask.mode)
             plan = AnswerPlan(
                 grammar=vocabulary.grammar,
+                arrays=vocabulary.arrays,
                 decode=self.base.tokenizer.decode,
                 likely=adapter.likely(ask.question),
                 training=vocabulary.training,

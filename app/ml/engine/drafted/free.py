@@ -1,31 +1,21 @@
 """One question that nothing constrains: the base model's own words, or an adapter's in mode `free`."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.ml.codes import AnswerState
-from app.ml.engine.drafted.nodes import Node
-from app.ml.engine.drafted.questions import Feeding
+from app.ml.engine.drafted.feeding import Feeding
+from app.ml.engine.drafted.grammar_arrays import GrammarArrays, no_grammar
 from app.ml.engine.drafted.rows import Row
+from app.ml.engine.drafted.tree import Tree
 from app.ml.tokens import TextTokenizer
-
-
-class NoGrammar:
-    """Stands where a grammar is asked for edges: there are none."""
-
-    edge_start: Sequence[int] = (0, 0)
-
-    def may_go_on(self, _state: AnswerState) -> bool:
-        """There is no separator."""
-        return False
 
 
 @dataclass(frozen=True)
 class FreePlan:
     """What a pass asks of a plan."""
 
-    grammar: NoGrammar = field(default_factory=NoGrammar)
+    arrays: GrammarArrays = field(default_factory=no_grammar)
     inverse_temperature: float = 1.0
 
 
@@ -44,10 +34,13 @@ class FreeQuestion:
 
     linear: list[int] = field(init=False)
     """The prompt and what was written."""
+    tree: Tree = field(init=False)
+    """A root alone: nothing is drafted."""
 
     def __post_init__(self) -> None:
         """Stands before the first token."""
         self.linear = list(self.prompt)
+        self.tree = Tree(AnswerState(0), (), most_codes=0)
         self._fed = 0
 
     @property
@@ -78,9 +71,7 @@ class FreeQuestion:
         """Returns what the next pass shall read."""
         first = self._fed
         self._fed = min(len(self.linear), first + most_linear)
-        is_through = self._fed == len(self.linear)
-        scored = (Node(self.linear[-1], AnswerState(0), None, None),) if is_through else ()
-        return Feeding(self, first, self._fed, (), scored)
+        return Feeding(self, first, self._fed, 1, 1, has_root=self._fed == len(self.linear))
 
     def take(self, token: int, log_p: float) -> None:
         """Goes on with the model's choice."""

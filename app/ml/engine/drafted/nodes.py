@@ -1,6 +1,7 @@
-"""The tree of answers that one question's passes explore."""
+"""Where a walk over a question's tree stands: made as far as somebody walks."""
 
 from app.ml.codes import AnswerGrammar, AnswerState
+from app.ml.engine.drafted.tree import NO_EDGE, Tree
 
 NOT_FED = -1
 
@@ -8,63 +9,44 @@ NOT_FED = -1
 class Node:
     """One token behind a prompt, or the prompt's last token (the root)."""
 
-    __slots__ = ("best", "bits", "by_edge", "column", "depth", "is_scored", "log_p", "only_edge", "parent", "state", "token")
+    __slots__ = ("by_edge", "depth", "edge", "only_edge", "parent", "place", "state", "token")
 
-    def __init__(self, token: int, state: AnswerState, parent: "Node | None", only_edge: int | None) -> None:
+    def __init__(self, token: int, state: AnswerState, parent: "Node | None", edge: int, only_edge: int | None) -> None:
         self.token = token
         self.state = state
         self.parent = parent
+        self.edge = edge
         self.only_edge = only_edge
         """The edge that must follow; None where there is a choice, or a separator to write."""
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.column = NOT_FED
-        """Where its keys and values stand in the question's row."""
-        self.bits = 0
-        """Which columns behind the prompt it sees: its ancestors' and its own."""
-        self.is_scored = False
-        self.best = 0
-        """The edge that the model would take."""
-        self.log_p: dict[int, float] = {}
-        """Log-probability of an edge among the open ones: of the best alone, or of all."""
+        self.place = NOT_FED if parent is not None else 0
+        """Its entry in the tree"""
         self.by_edge: dict[int, Node] = {}
 
     @property
-    def needs_scores(self) -> bool:
+    def is_choice(self) -> bool:
         """Says whether the model has a choice here."""
         return self.only_edge is None and not self.state.separator_left and not self.state.ended
 
 
-def make_root(token: int, grammar: AnswerGrammar) -> Node:
-    """Returns the tree's root, which is always scored: its state is the model's view of the question."""
-    return Node(token, grammar.initial, None, None)
-
-
-# A state with more edges than this is not searched for whether all but one are closed.
-_FEW_EDGES = 4
-_SEPARATOR = -1
-"""The key of the only child inside a separator."""
-
-
-def child_of(node: Node, edge: int, grammar: AnswerGrammar) -> Node:
+def child_of(node: Node, edge: int, grammar: AnswerGrammar, tree: Tree) -> Node:
     """Returns the node behind an open edge, made if it was not there."""
     child = node.by_edge.get(edge)
     if child is None:
-        state = grammar.follow(node.state, edge)
-        child = node.by_edge[edge] = Node(grammar.edge_token[edge], state, node, _only_edge(state, grammar))
+        child = _child(node, edge, grammar.edge_token[edge], grammar.follow(node.state, edge), grammar, tree)
     return child
 
 
-def next_of(node: Node, grammar: AnswerGrammar) -> "Node | None":
+def next_of(node: Node, grammar: AnswerGrammar, tree: Tree) -> Node | None:
     """Returns the only node that may follow, made if it was not there; None where there is a choice, or nothing."""
     state = node.state
     if state.separator_left:
-        child = node.by_edge.get(_SEPARATOR)
+        child = node.by_edge.get(NO_EDGE)
         if child is None:
             token = state.separator_left[0]
-            after = grammar.advance(state, token)
-            child = node.by_edge[_SEPARATOR] = Node(token, after, node, _only_edge(after, grammar))
+            child = _child(node, NO_EDGE, token, grammar.advance(state, token), grammar, tree)
         return child
-    return None if node.only_edge is None else child_of(node, node.only_edge, grammar)
+    return None if node.only_edge is None else child_of(node, node.only_edge, grammar, tree)
 
 
 def release(root: Node) -> None:
@@ -77,11 +59,8 @@ def release(root: Node) -> None:
         node.parent = None
 
 
-def _only_edge(state: AnswerState, grammar: AnswerGrammar) -> int | None:
-    if state.ended or state.separator_left:
-        return None
-    start, stop = grammar.edge_start[state.node], grammar.edge_start[state.node + 1]
-    if stop - start > _FEW_EDGES:
-        return None
-    edges = grammar.edges(state)
-    return edges[0] if len(edges) == 1 else None
+def _child(node: Node, edge: int, token: int, state: AnswerState, grammar: AnswerGrammar, tree: Tree) -> Node:
+    child = node.by_edge[edge] = Node(token, state, node, edge, grammar.find_only_edge(state))
+    if node.place != NOT_FED:
+        child.place = tree.find(node.place, edge)
+    return child

@@ -1,17 +1,19 @@
 """What one pass is asked: the tokens of all its questions, as one array that is copied to the device at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from app.ml.engine.compiled import compiled
 from app.ml.engine.device import pinned, to_device
-from app.ml.engine.drafted.questions import Feeding
+from app.ml.engine.drafted.feeding import Feeding
+from app.ml.engine.drafted.grammar_arrays import GrammarArrays, Ints, may_go_on
+from app.ml.engine.drafted.tree import CODES, DEPTH, MASK_WORDS, NODE, TOKEN
 from app.ml.engine.novelty import References
-
-MASK_WORDS = 3
-_WORD_BYTES = 8 * MASK_WORDS
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,25 @@ class PassShape:
     """Blocks of at most `block_tokens` tokens of one adapter"""
     block_tokens: int
 
-    def _sizes(self) -> tuple[int, ...]:
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers each of `PassTensors`' fields is."""
         n, s = self.tokens, self.scored
         return (n, n, n, n, n, n, n * MASK_WORDS, s, s, s, s, s, s * self.used, 3 * self.token_blocks, 3 * self.adapter_blocks)
 
     @property
     def numbers(self) -> int:
         """Returns how many int64 a pass of this shape is."""
-        return sum(self._sizes())
+        return int(self.starts[-1])
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """[16]: where each field's numbers begin, and where the last one's end"""
+        return np.cumsum([0, *self.sizes])
 
     def split(self, numbers: torch.Tensor) -> "PassTensors":
         """Cuts a pass's numbers into its parts, without a copy."""
-        parts = list(torch.split(numbers, list(self._sizes())))
+        parts = list(torch.split(numbers, list(self.sizes)))
         parts[6] = parts[6].view(-1, MASK_WORDS)
         parts[12] = parts[12].view(-1, self.used)
         parts[13], parts[14] = parts[13].view(3, -1), parts[14].view(3, -1)
@@ -147,7 +156,7 @@ class FedAdapter:
 def exact_shape(feedings: Sequence[Feeding], adapters: Sequence[FedAdapter], block_tokens: int) -> PassShape:
     """Returns the sizes that feedings, those of one adapter side by side, need at least."""
     tokens = sum(feeding.tokens for feeding in feedings)
-    used = max((len(node.state.used) for feeding in feedings for node in feeding.scored), default=0)
+    used = max((feeding.most_codes for feeding in feedings), default=0)
     by_slot: dict[int, int] = {}
     for feeding, adapter in zip(feedings, adapters, strict=True):
         by_slot[adapter.slot] = by_slot.get(adapter.slot, 0) + feeding.tokens
@@ -170,93 +179,170 @@ def build_pass(
     is_eager: bool,
 ) -> HostPass:
     """Lays feedings end to end; in a larger `shape` the rest is filled with tokens that nobody asks about."""
-    numbers = torch.zeros(shape.numbers, dtype=torch.int64)
-    parts = shape.split(numbers)
-    view = {field.name: getattr(parts, field.name).numpy() for field in fields(parts) if field.name != "shape"}
-    view["places"][:] = view["starts"][:] = idle_place
-    view["linear"][:] = 1
-    view["used"][:] = -1
-    view["inverse_temperature"][:] = 1_000_000
-    padded: list[np.ndarray] = []
-    queries = max((feeding.tokens for feeding in feedings), default=1)
-    keys = 1
+    numbers = pinned(torch.empty(shape.numbers, dtype=torch.int64))
+    array, starts = numbers.numpy(), shape.starts
+    _clear(array, starts, idle_place, sum(map(len, (feeding.scored for feeding in feedings))))
     segments: list[Segment] = []
     at = scored_at = block_at = 0
-    width = 1
-    for index, (feeding, adapter) in enumerate(zip(feedings, adapters, strict=True)):
-        question, row = feeding.question, feeding.question.row
+    for feeding, adapter in zip(feedings, adapters, strict=True):
+        question, row, tree = feeding.question, feeding.question.row, feeding.question.tree
         assert row is not None
         begin, count = at, feeding.last - feeding.first
-        if count:
-            part = slice(at, at + count)
-            view["ids"][part] = question.linear[feeding.first : feeding.last]
-            columns = np.arange(feeding.first, feeding.last)
-            view["positions"][part] = columns
-            view["places"][part] = columns + row.start
-            view["linear"][part] = columns + 1
-            at += count
-        base = len(question.linear)
-        nodes = feeding.nodes
-        if nodes:
-            part = slice(at, at + len(nodes))
-            columns = np.array([node.column for node in nodes])
-            view["ids"][part] = [node.token for node in nodes]
-            view["positions"][part] = np.array([node.depth for node in nodes]) + (base - 1)
-            view["places"][part] = columns + row.start
-            view["linear"][part] = base
-            words = b"".join(node.bits.to_bytes(_WORD_BYTES, "little") for node in nodes)
-            view["words"][part] = np.frombuffer(words, dtype=np.int64).reshape(-1, MASK_WORDS)
-            at += len(nodes)
-        view["starts"][begin:at] = row.start
-        view["base"][begin:at] = base
-        extent = question.columns_held
-        keys = max(keys, extent)
-        if is_eager:
-            padded.append(np.arange(at - begin) + index * queries)
-        else:
-            for start in range(begin, at, shape.block_tokens):
-                view["token_blocks"][:, block_at] = start, min(shape.block_tokens, at - start), extent
-                block_at += 1
-        place_of = {node: begin + count + place for place, node in enumerate(nodes)}
-        grammar = question.plan.grammar
+        at += feeding.tokens
+        linear = question.linear
+        _lay_tokens(
+            array,
+            starts,
+            begin,
+            np.array(linear[feeding.first : feeding.last], dtype=np.int64),
+            feeding.first,
+            len(linear),
+            row.start,
+            tree.ints,
+            tree.bits,
+            feeding.begin,
+            feeding.end,
+        )
         inverse = round(question.plan.inverse_temperature * 1_000_000)
-        for node in feeding.scored:
-            state = node.state
-            first = grammar.edge_start[state.node]
-            edges = grammar.edge_start[state.node + 1] - first
-            width = max(width, edges)
-            view["scored"][scored_at] = place_of.get(node, begin + count - 1)
-            view["first_edge"][scored_at] = adapter.edge_offset + first
-            view["edge_count"][scored_at] = edges
-            view["may_go_on"][scored_at] = grammar.may_go_on(state)
-            view["inverse_temperature"][scored_at] = inverse
-            if state.used:
-                view["used"][scored_at, : len(state.used)] = state.used
-            scored_at += 1
+        _lay_scored(
+            array,
+            starts,
+            scored_at,
+            shape.used,
+            feeding.scored,
+            begin + count,
+            feeding.begin,
+            question.plan.arrays,
+            tree.ints,
+            tree.said,
+            adapter.edge_offset,
+            inverse,
+        )
+        scored_at += len(feeding.scored)
+        if not is_eager:
+            block_at = _lay_blocks(
+                array, starts[13], shape.token_blocks, block_at, begin, at, shape.block_tokens, question.columns_held
+            )
         if segments and segments[-1].slot == adapter.slot:
             segments[-1] = Segment(adapter.slot, segments[-1].start, at)
         else:
             segments.append(Segment(adapter.slot, begin, at))
-    layout = None
+    segments = [segment for segment in segments if segment.slot >= 0]
     if is_eager:
-        starts = [feeding.question.row.start for feeding in feedings if feeding.question.row is not None]
-        layout = PaddedLayout(
-            len(feedings),
-            queries,
-            keys,
-            torch.from_numpy(np.concatenate(padded)) if padded else torch.zeros(0, dtype=torch.int64),
-            torch.tensor(starts, dtype=torch.int64),
-            starts[0] if starts else 0,
-            tuple(segment for segment in segments if segment.slot >= 0),
-            width,
+        return HostPass(shape, numbers, feedings, _padded_layout(feedings, tuple(segments), array, starts))
+    block_at = 0
+    for segment in segments:
+        block_at = _lay_blocks(
+            array, starts[14], shape.adapter_blocks, block_at, segment.start, segment.stop, shape.block_tokens, segment.slot
         )
-    else:
-        block_at = 0
-        for segment in segments:
-            if segment.slot < 0:
-                continue
-            for start in range(segment.start, segment.stop, shape.block_tokens):
-                stop = min(start + shape.block_tokens, segment.stop)
-                view["adapter_blocks"][:, block_at] = start, stop - start, segment.slot
-                block_at += 1
-    return HostPass(shape, pinned(numbers), feedings, layout)
+    return HostPass(shape, numbers, feedings, None)
+
+
+def _padded_layout(
+    feedings: Sequence[Feeding], segments: tuple[Segment, ...], array: NDArray[np.int64], starts: NDArray[np.int64]
+) -> PaddedLayout:
+    queries = max((feeding.tokens for feeding in feedings), default=1)
+    places = [np.arange(feeding.tokens) + index * queries for index, feeding in enumerate(feedings)]
+    rows = [feeding.question.row.start for feeding in feedings if feeding.question.row is not None]
+    edge_counts = array[starts[9] : starts[10]]
+    return PaddedLayout(
+        len(feedings),
+        queries,
+        max((feeding.question.columns_held for feeding in feedings), default=1),
+        torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *places])),
+        torch.tensor(rows, dtype=torch.int64),
+        rows[0] if rows else 0,
+        segments,
+        max(1, int(edge_counts.max(initial=1))),
+    )
+
+
+# Fields by their place in `PassTensors`.
+_IDS, _POSITIONS, _PLACES, _ROW_STARTS, _LINEAR, _BASE, _WORDS = range(7)
+_SCORED, _FIRST_EDGE, _EDGE_COUNT, _MAY_GO_ON, _INVERSE, _USED = range(7, 13)
+
+
+@compiled
+def _clear(numbers: NDArray[np.int64], starts: NDArray[np.int64], idle_place: int, scored: int) -> None:
+    """Fills a pass with tokens that nobody asks about."""
+    numbers[:] = 0
+    numbers[starts[_PLACES] : starts[_ROW_STARTS + 1]] = idle_place
+    numbers[starts[_LINEAR] : starts[_LINEAR + 1]] = 1
+    numbers[starts[_USED] : starts[_USED + 1]] = -1
+    numbers[starts[_INVERSE] + scored : starts[_INVERSE + 1]] = 1_000_000
+
+
+@compiled
+def _lay_tokens(
+    numbers: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    at: int,
+    prompt: NDArray[np.int64],
+    first: int,
+    base: int,
+    row_start: int,
+    ints: Ints,
+    bits: NDArray[np.int64],
+    begin: int,
+    end: int,
+) -> None:
+    """Writes a question's tokens: those in order from column `first`, then its tree's entries `begin` to `end`."""
+    for index in range(len(prompt) + end - begin):
+        place = at + index
+        if index < len(prompt):
+            column = position = first + index
+            numbers[starts[_IDS] + place] = prompt[index]
+            numbers[starts[_LINEAR] + place] = column + 1
+        else:
+            entry = begin + index - len(prompt)
+            column, position = base + entry - 1, base - 1 + ints[DEPTH, entry]
+            numbers[starts[_IDS] + place] = ints[TOKEN, entry]
+            numbers[starts[_LINEAR] + place] = base
+            for word in range(MASK_WORDS):
+                numbers[starts[_WORDS] + place * MASK_WORDS + word] = bits[entry, word]
+        numbers[starts[_POSITIONS] + place] = position
+        numbers[starts[_PLACES] + place] = row_start + column
+        numbers[starts[_ROW_STARTS] + place] = row_start
+        numbers[starts[_BASE] + place] = base
+
+
+@compiled
+def _lay_scored(
+    numbers: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    at: int,
+    most_used: int,
+    scored: NDArray[np.int64],
+    tree_at: int,
+    begin: int,
+    grammar: GrammarArrays,
+    ints: Ints,
+    said: Ints,
+    edge_offset: int,
+    inverse_temperature: int,
+) -> None:
+    """Writes what is asked at scored entries; the tree's entry `begin` stands at token `tree_at`, the root just before."""
+    for index in range(len(scored)):
+        entry, place = scored[index], at + index
+        node, codes = ints[NODE, entry], ints[CODES, entry]
+        first = grammar.node_start[node]
+        numbers[starts[_SCORED] + place] = tree_at - 1 if entry == 0 else tree_at + entry - begin
+        numbers[starts[_FIRST_EDGE] + place] = edge_offset + first
+        numbers[starts[_EDGE_COUNT] + place] = grammar.node_start[node + 1] - first
+        numbers[starts[_MAY_GO_ON] + place] = 1 if may_go_on(grammar, codes) else 0
+        numbers[starts[_INVERSE] + place] = inverse_temperature
+        for number in range(codes):
+            numbers[starts[_USED] + place * most_used + number] = said[entry, number]
+
+
+@compiled
+def _lay_blocks(
+    numbers: NDArray[np.int64], start: int, blocks: int, at: int, begin: int, end: int, block_tokens: int, number: int
+) -> int:
+    """Cuts tokens into blocks, each with a number that belongs to it; returns how many blocks there are then."""
+    for token in range(begin, end, block_tokens):
+        numbers[start + at] = token
+        numbers[start + blocks + at] = min(block_tokens, end - token)
+        numbers[start + 2 * blocks + at] = number
+        at += 1
+    return at

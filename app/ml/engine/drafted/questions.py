@@ -3,74 +3,21 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.decoding import DecodedAnswer
-from app.ml.engine.drafted.drafting import DraftLimits, Likely, TrainingAnswers, draft_below
-from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, make_root, next_of, release
+from app.ml.engine.drafted.drafting import DraftLimits, draft_below
+from app.ml.engine.drafted.feeding import Feeding
+from app.ml.engine.drafted.grammar_arrays import GrammarArrays
+from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, next_of, release
+from app.ml.engine.drafted.recall import Likely
 from app.ml.engine.drafted.rows import Row
+from app.ml.engine.drafted.successions import Successions
+from app.ml.engine.drafted.tree import MOST_TREE_TOKENS, NO_EDGE, Tree
 
-MOST_TREE_TOKENS = 192
-"""Tokens of a question's tree that fit into the three words of a token's mask."""
 _LEAST_ROOM = 24
-
-
-class FedPlan(Protocol):
-    """What a pass asks of a question's plan."""
-
-    @property
-    def grammar(self) -> Any:
-        """The grammar, or what stands for one."""
-        ...
-
-    @property
-    def inverse_temperature(self) -> float:
-        """What logits are multiplied by before they become probabilities."""
-        ...
-
-
-class Fed(Protocol):
-    """What a pass asks of a question."""
-
-    passes: int
-    row: Row | None
-
-    @property
-    def plan(self) -> FedPlan:
-        """What it knows of its adapter."""
-        ...
-
-    @property
-    def linear(self) -> list[int]:
-        """The tokens that stand in order at the row's first columns."""
-        ...
-
-    @property
-    def columns_held(self) -> int:
-        """How many of its row's columns hold something that it may look at."""
-        ...
-
-
-@dataclass(frozen=True)
-class Feeding:
-    """What one question puts into one pass."""
-
-    question: "Fed"
-    first: int
-    last: int
-    """Its prompt's tokens from `first` to before `last`."""
-    nodes: Sequence[Node]
-    """Nodes of its tree, parents before children."""
-    scored: Sequence[Node]
-    """Those among them, and the root once the prompt is through, where the model has a choice."""
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it puts into the pass."""
-        return self.last - self.first + len(self.nodes)
 
 
 @dataclass(frozen=True)
@@ -78,10 +25,12 @@ class AnswerPlan:
     """What a question needs to know of its adapter."""
 
     grammar: AnswerGrammar
+    arrays: GrammarArrays
+    """The grammar's"""
     decode: Callable[[Sequence[int]], str]
     """Text of an open value's tokens."""
     likely: Likely
-    training: TrainingAnswers
+    training: Successions
     inverse_temperature: float
     beam_width: int
     """1: greedy alone."""
@@ -127,7 +76,7 @@ class Question:
         self._open_log = 0.0
         grammar = self.plan.grammar
         self._route = None if self.plan.follow is None else grammar.encode_answer(self.plan.follow)
-        self._begin_tree(make_root(self.prompt[-1], grammar))
+        self._begin_tree(Node(self.prompt[-1], grammar.initial, None, NO_EDGE, None))
         self._hypotheses: list[_Hypothesis] = []
         self._finished: list[_Hypothesis] = []
         self._is_done = False
@@ -148,9 +97,9 @@ class Question:
         return self._linear
 
     @property
-    def root(self) -> Node:
-        """The tree's root: the last of the linear tokens."""
-        return self._root
+    def tree(self) -> Tree:
+        """What its passes explore."""
+        return self._tree
 
     @property
     def tokens_left(self) -> int:
@@ -160,7 +109,7 @@ class Question:
     @property
     def columns_held(self) -> int:
         """How many of its row's columns hold something that it may look at, those of the pass being planned included."""
-        return len(self._linear) + self._columns if self._fed == len(self._linear) else self._fed
+        return len(self._linear) + self._tree.count - 1 if self._fed == len(self._linear) else self._fed
 
     def sit(self, row: Row) -> None:
         """Takes a row; what it holds of the prompt is not read again."""
@@ -180,33 +129,31 @@ class Question:
         A prompt that is longer than `most_linear` is read in pieces, so that others need not wait for it.
         """
         assert self.row is not None
+        tree, is_through = self._tree, self._fed == len(self._linear)
         if self.tokens_left > most_linear:
             first = self._fed
             self._fed += most_linear
-            return Feeding(self, first, self._fed, (), ())
+            return Feeding(self, first, self._fed, tree.count, tree.count, has_root=False)
+        begin = tree.count
         if self.best is None:
-            nodes = self._greedy_nodes(limits)
-            if nodes is None:
+            if not self._place_greedily(limits):
                 return None
         else:
             nodes = self._chains([one.node for one in self._missing()])
             if len(nodes) > self._room():
                 # The beam has outgrown the row: what it has finished stands.
                 self._is_done = True
-                return Feeding(self, self._fed, self._fed, (), ())
-        self._place(nodes)
+                return Feeding(self, self._fed, self._fed, begin, begin, has_root=False)
+            self._place(nodes)
         first, self._fed = self._fed, len(self._linear)
-        scored = [node for node in nodes if node.needs_scores]
-        if first < self._fed:
-            scored.insert(0, self._root)
-        return Feeding(self, first, self._fed, nodes, scored)
+        return Feeding(self, first, self._fed, begin, tree.count, has_root=not is_through)
 
     def settle(self) -> bool:
         """Makes what the walk has written part of the linear tokens and starts a new tree there; False if nothing was written."""
         if not self._written or self.best is not None:
             return False
         self._linear = [*self._linear, *self._written]
-        root = Node(self._linear[-1], self._cursor.state, None, None)
+        root = Node(self._linear[-1], self._cursor.state, None, NO_EDGE, None)
         self._settled = [*self._settled, *self._written]
         release(self._root)
         self._begin_tree(root)
@@ -222,24 +169,27 @@ class Question:
 
     def _begin_tree(self, root: Node) -> None:
         self._root = self._cursor = root
-        self._columns = 0
+        grammar = self.plan.grammar
+        said = grammar.ranks_of(root.state)
+        self._tree = Tree(root.state, said, most_codes=grammar.vocabulary.max_codes_per_answer)
         self._written: list[int] = []
 
     def _room(self) -> int:
         assert self.row is not None
-        return min(MOST_TREE_TOKENS, self.row.width - len(self._linear)) - self._columns
+        return min(MOST_TREE_TOKENS, self.row.width - len(self._linear)) - self._tree.count + 1
 
-    def _greedy_nodes(self, limits: DraftLimits) -> list[Node] | None:
+    def _place_greedily(self, limits: DraftLimits) -> bool:
+        """Puts the way to where the walk stands into the tree, and drafts below; False where there is too little room."""
         nodes = self._chains([self._cursor])
         spare = self._room() - len(nodes)
-        if spare < 0 or (spare < _LEAST_ROOM // 4 and self._columns):
-            return None
-        if limits.tokens > 0 and self._cursor.needs_scores:
+        if spare < 0 or (spare < _LEAST_ROOM // 4 and self._tree.count > 1):
+            return False
+        self._place(nodes)
+        cursor, plan = self._cursor, self.plan
+        if limits.tokens > 0 and cursor.is_choice:
             capped = DraftLimits(min(spare, limits.tokens), limits.least_probability)
-            plan = self.plan
-            written = [*self._settled, *self._written]
-            nodes += draft_below(self._cursor, plan.grammar, plan.training, plan.likely, capped, written)
-        return nodes
+            draft_below(self._tree, cursor.place, plan.arrays, plan.training, plan.likely, capped)
+        return True
 
     def _chains(self, targets: Sequence[Node]) -> list[Node]:
         """Returns the nodes that must be read so that the targets can be scored, parents first."""
@@ -247,36 +197,38 @@ class Question:
         for target in targets:
             chain = []
             node: Node | None = target
-            while node is not None and node is not self._root and node.column == NOT_FED and node not in found:
+            while node is not None and node.place == NOT_FED and node not in found:
                 chain.append(node)
                 node = node.parent
             found.update(dict.fromkeys(reversed(chain)))
         return list(found)
 
     def _place(self, nodes: Sequence[Node]) -> None:
-        base = len(self._linear)
+        tree, grammar = self._tree, self.plan.grammar
         for node in nodes:
-            parent = node.parent
-            assert parent is not None
-            node.column = base + self._columns
-            node.bits = parent.bits | (1 << self._columns)
-            self._columns += 1
+            assert node.parent is not None
+            node.place = tree.append(
+                node.parent.place, node.edge, node.token, node.state, grammar.ranks_of(node.state), node.only_edge
+            )
+
+    def _is_judged(self, node: Node) -> bool:
+        return node.place != NOT_FED and bool(self._tree.is_judged[node.place])
 
     def _walk_greedily(self) -> None:
-        grammar = self.plan.grammar
+        grammar, tree = self.plan.grammar, self._tree
         while True:
             node = self._cursor
-            after = next_of(node, grammar)
+            after = next_of(node, grammar, tree)
             log_p = 0.0
             if after is None:
-                if not node.is_scored:
+                if not self._is_judged(node):
                     return
                 edge = self._choice(node)
-                log_p = node.log_p.get(edge, node.log_p[node.best])
+                log_p = float(tree.best_log_p[node.place])
                 if self.plan.keeps_steps:
-                    edges = list(node.log_p)
-                    self.steps.append((tuple(node.log_p.values()), edges.index(edge)))
-                after = child_of(node, edge, grammar)
+                    every = tree.all_log_p[node.place]
+                    self.steps.append((tuple(every.values()), list(every).index(edge)))
+                after = child_of(node, edge, grammar, tree)
             self._code_logs, self._open_log = _with_step(node, after, log_p, self._code_logs, self._open_log)
             self._cursor = after
             if after.state.ended:
@@ -288,7 +240,7 @@ class Question:
 
     def _choice(self, node: Node) -> int:
         if self._route is None:
-            return node.best
+            return int(self._tree.best[node.place])
         edge = self.plan.grammar.find_edge(node.state, self._route[len(self._settled) + len(self._written)])
         assert edge is not None
         return edge
@@ -299,29 +251,30 @@ class Question:
         if self._settled:
             self._linear, self._settled = self.prompt, []
             self._fed = min(self._fed, len(self.prompt) - 1)
-            self._begin_tree(make_root(self.prompt[-1], self.plan.grammar))
+            release(self._root)
+            self._begin_tree(Node(self.prompt[-1], self.plan.grammar.initial, None, NO_EDGE, None))
         self._hypotheses = [_Hypothesis(self._root, 0.0)]
 
     def _missing(self) -> list[_Hypothesis]:
-        grammar = self.plan.grammar
-        return [one for one in self._hypotheses if not one.node.is_scored and next_of(one.node, grammar) is None]
+        grammar, tree = self.plan.grammar, self._tree
+        return [one for one in self._hypotheses if not self._is_judged(one.node) and next_of(one.node, grammar, tree) is None]
 
     def _grow_beam(self) -> None:
         """Grows all hypotheses by one token at a time, as stepwise beam search does, until one stands at an unread node."""
-        grammar, width = self.plan.grammar, self.plan.beam_width
+        grammar, tree, width = self.plan.grammar, self._tree, self.plan.beam_width
         while self._hypotheses:
             if self._missing():
                 return
             grown: list[tuple[float, _Hypothesis, int | None]] = []
             for one in self._hypotheses:
-                if next_of(one.node, grammar) is not None:
+                if next_of(one.node, grammar, tree) is not None:
                     grown.append((one.log_p, one, None))
                 else:
-                    grown += [(one.log_p + log_p, one, edge) for edge, log_p in one.node.log_p.items()]
+                    grown += [(one.log_p + log_p, one, edge) for edge, log_p in tree.all_log_p[one.node.place].items()]
             grown.sort(key=lambda item: -item[0])
             chosen, self._hypotheses = grown[: width - len(self._finished)], []
             for total, one, edge in chosen:
-                after = next_of(one.node, grammar) if edge is None else child_of(one.node, edge, grammar)
+                after = next_of(one.node, grammar, tree) if edge is None else child_of(one.node, edge, grammar, tree)
                 assert after is not None
                 logs, open_log = _with_step(one.node, after, total - one.log_p, one.code_logs, one.open_log)
                 into = self._finished if after.state.ended else self._hypotheses

@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from app.ml.engine.device import HostCopy
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.captured import CapturedPasses
 from app.ml.engine.drafted.eager import EagerSteps
+from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput
-from app.ml.engine.drafted.nodes import Node
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
-from app.ml.engine.drafted.questions import Feeding, Question
+from app.ml.engine.drafted.questions import Question
 from app.ml.engine.drafted.rows import KeyValueRows
+from app.ml.engine.drafted.tree import NODE
 from app.ml.engine.novelty import References
 
 _EAGER_BLOCK = 16
@@ -24,9 +27,9 @@ _EAGER_BLOCK = 16
 class Said:
     """What a pass said, on the host."""
 
-    best: list[int]
+    best: NDArray[np.int64]
     """[S]: which edge, counted from a token's first"""
-    best_log_p: list[float]
+    best_log_p: NDArray[np.float32]
     all_log_p: list[list[float]] | None
     """[S][width], where a question wants all"""
     hidden: torch.Tensor | None
@@ -55,11 +58,11 @@ class InFlight:
         if self._free_places:
             tokens, scores = values["free"].tolist()
             free = {place: (int(token), score) for place, token, score in zip(self._free_places, tokens, scores, strict=True)}
-        best, log_p = choice.tolist()
+        best, log_p = choice.numpy()
         every = values["all"].tolist() if "all" in values else None
         novelty = values["novelty"].tolist() if "novelty" in values else []
         return Said(
-            [int(one) for one in best],
+            best.astype(np.int64),
             log_p,
             every,
             values.get("hidden"),
@@ -117,9 +120,9 @@ class PassRunner:
         place = 0
         for feeding, adapter in zip(host.feedings, adapters, strict=True):
             question = feeding.question
-            if feeding.scored and isinstance(question, FreeQuestion):
+            if feeding.has_root and isinstance(question, FreeQuestion):
                 free_places.append(place)
-            elif adapter.references is not None and isinstance(question, Question) and question.root in feeding.scored[:1]:
+            elif adapter.references is not None and isinstance(question, Question) and feeding.has_root:
                 by_references.setdefault(adapter.references, []).append(place)
             place += len(feeding.scored)
         if free_places:
@@ -137,28 +140,29 @@ def judge(feedings: Sequence[Feeding], said: Said) -> None:
     """Tells every question of a pass what the model said at its scored tokens."""
     place = 0
     for feeding in feedings:
-        question = feeding.question
+        question, count = feeding.question, len(feeding.scored)
         question.passes += 1
         if isinstance(question, FreeQuestion):
-            if feeding.scored:
+            if count:
                 question.take(*said.free[place])
                 place += 1
             continue
         assert isinstance(question, Question)
-        starts = question.plan.grammar.edge_start
-        for node in feeding.scored:
-            start = starts[node.state.node]
-            node.best = start + said.best[place]
-            node.log_p = {node.best: said.best_log_p[place]}
+        if count:
+            part, tree, starts = slice(place, place + count), question.tree, question.plan.arrays.node_start
+            first_edges = starts[tree.ints[NODE, feeding.scored]]
+            tree.judge(feeding.scored, first_edges + said.best[part], said.best_log_p[part])
             if said.all_log_p is not None and question.wants_all_scores:
-                node.log_p = _open_edges(node, start, starts[node.state.node + 1], said.all_log_p[place])
-            if node is question.root and said.hidden is not None and question.hidden is None:
+                for entry, log_p in zip(feeding.scored.tolist(), said.all_log_p[part], strict=True):
+                    node = tree.ints[NODE, entry]
+                    tree.all_log_p[entry] = _open_edges(int(starts[node]), int(starts[node + 1]), log_p)
+        if feeding.has_root:
+            if said.hidden is not None and question.hidden is None:
                 question.hidden = said.hidden[place]
             if question.novelty is None:
                 question.novelty = said.novelty.get(place)
-            node.is_scored = True
-            place += 1
+        place += count
 
 
-def _open_edges(node: Node, start: int, stop: int, log_p: Sequence[float]) -> dict[int, float]:
+def _open_edges(start: int, stop: int, log_p: Sequence[float]) -> dict[int, float]:
     return {edge: value for edge, value in zip(range(start, stop), log_p, strict=False) if value > float("-inf")}

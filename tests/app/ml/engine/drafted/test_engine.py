@@ -18,15 +18,20 @@ from hypothesis import strategies as st
 from app.durable import seal_folder
 from app.ml.adapter_card import AdapterCard, read_card, write_card
 from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.engine import question_index
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import Ask
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained
-from app.ml.engine.drafted.drafting import DraftLimits, TrainingAnswers, nothing_likely
+from app.ml.engine.drafted import drafting, passes, recall, tree
+from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.engine import DraftedEngine
+from app.ml.engine.drafted.grammar_arrays import grammar_arrays
 from app.ml.engine.drafted.nodes import Node
 from app.ml.engine.drafted.passes import FedAdapter
 from app.ml.engine.drafted.questions import AnswerPlan, Question
+from app.ml.engine.drafted.recall import nothing_likely
 from app.ml.engine.drafted.running import judge
+from app.ml.engine.drafted.successions import count_successions
 from app.ml.engine.loading import LoadedModel
 from app.ml.errors import DeadlinePassed
 from app.ml.model_store import BaseModelFolder
@@ -49,8 +54,9 @@ def answered(
     """Answers prompts together on the bare base model, drafting by frequency alone."""
     columns, _ = engine.shelf.columns.columns_of(grammar.edge_token)
     offset, _ = engine.shelf.edges.add(grammar, columns)
-    training = TrainingAnswers(grammar, [((code,), 1 + code) for code in range(len(grammar.vocabulary.codes))])
-    plan = AnswerPlan(grammar, engine.base.tokenizer.decode, nothing_likely(), training, 1.0, width, None)
+    training = count_successions(grammar, [((code,), 1 + code) for code in range(len(grammar.vocabulary.codes))])
+    arrays, decode = grammar_arrays(grammar), engine.base.tokenizer.decode
+    plan = AnswerPlan(grammar, arrays, decode, nothing_likely(), training, 1.0, width, None)
     questions = [Question(prompt, plan) for prompt in prompts]
     for question in questions:
         row = engine.rows.take(question.prompt, 0, room=question.room_wanted)
@@ -107,6 +113,17 @@ def test_forced_tokens_and_right_drafts_cost_no_pass(drafted: DraftedEngine) -> 
     grammar = make_grammar(drafted.base, CodeVocabulary(("a_certain_code",), 1))
     (question,) = answered(drafted, [[256, 65, 66]], grammar, drafts=0, width=1)
     assert question.best_passes == 1
+
+
+def test_no_question_waits_for_a_loop_to_be_compiled(sharp_folder: BaseModelFolder, published: dict[str, Published]) -> None:
+    loops = [passes._clear, passes._lay_tokens, passes._lay_scored, passes._lay_blocks, drafting._draft, tree._find]
+    loops += [question_index._nearest, recall._gather]
+    engine = loaded(sharp_folder, published["lora"])
+    known: list[Any] = [list(loop.signatures) for loop in loops]  # type: ignore[attr-defined]
+    for alternatives, mode in ((0, "closed"), (2, "closed"), (0, "open_values")):
+        engine.answer(QUESTIONS, checksum=published["lora"].checksum, alternatives=alternatives, mode=mode)  # type: ignore[arg-type]
+    assert known == [list(loop.signatures) for loop in loops]  # type: ignore[attr-defined]
+    assert all(known)
 
 
 def test_a_prompts_known_start_is_not_read_again(sharp_folder: BaseModelFolder, published: dict[str, Published]) -> None:

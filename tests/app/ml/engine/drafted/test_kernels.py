@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from app.ml.codes import AnswerGrammar, CodeVocabulary
-from app.ml.engine.drafted.drafting import DraftLimits, TrainingAnswers, nothing_likely
+from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.engine import DraftedEngine
+from app.ml.engine.drafted.feeding import Feeding
+from app.ml.engine.drafted.grammar_arrays import grammar_arrays
 from app.ml.engine.drafted.kernels import KernelSteps
 from app.ml.engine.drafted.passes import FedAdapter, PassShape, build_pass, exact_shape
-from app.ml.engine.drafted.questions import AnswerPlan, Feeding, Question
+from app.ml.engine.drafted.questions import AnswerPlan, Question
+from app.ml.engine.drafted.recall import nothing_likely
 from app.ml.engine.drafted.slots import SlotShape, random_adapter
+from app.ml.engine.drafted.successions import count_successions
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.packed.anatomy import find_anatomy
 from tests.app.ml.engine.packed.families import FAMILIES, make_network
@@ -38,8 +42,8 @@ def engine_of(family: str) -> DraftedEngine:
 
 
 def feedings_of(engine: DraftedEngine, grammar: AnswerGrammar) -> list[Feeding]:
-    training = TrainingAnswers(grammar, [((code,), 1) for code in range(len(CODES.codes))])
-    plan = AnswerPlan(grammar, lambda _: "", nothing_likely(), training, 1.0, 1, None)
+    training = count_successions(grammar, [((code,), 1) for code in range(len(CODES.codes))])
+    plan = AnswerPlan(grammar, grammar_arrays(grammar), lambda _: "", nothing_likely(), training, 1.0, 1, None)
     found = []
     for prompt in PROMPTS:
         question = Question(prompt, plan)
