@@ -180,6 +180,7 @@ def create_app(
             max_question_chars=settings.max_question_chars,
             max_unfinished_jobs=settings.max_queued_jobs,
             memory_limit_gib=settings.memory_limit_gib,
+            keeps_questions=settings.answer_log and settings.answer_log_questions == "text",
         ),
         readiness,
     )

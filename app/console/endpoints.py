@@ -15,6 +15,7 @@ from app.console import (
     job_pages,
     model_pages,
     overview_page,
+    review_pages,
     static_files,
 )
 from app.console.pages import Pages
@@ -34,6 +35,8 @@ class ConsoleLimits:
     max_question_chars: int
     max_unfinished_jobs: int
     memory_limit_gib: float | None
+    keeps_questions: bool
+    """Whether the answer log holds the texts of questions."""
 
 
 def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChecks) -> None:
@@ -64,6 +67,7 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
     app.include_router(alias_pages.make_router(pages))
     app.include_router(ask_page.make_router(pages, default_model=limits.base_model, max_question_chars=limits.max_question_chars))
     app.include_router(answer_pages.make_router(pages))
+    app.include_router(review_pages.make_router(pages, keeps_questions=limits.keeps_questions))
     app.include_router(_unknown_paths())
 
 

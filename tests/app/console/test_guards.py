@@ -17,6 +17,7 @@ PAGES = (
     "/console/models",
     "/console/ask",
     "/console/answers",
+    "/console/review",
 )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import app.console
 from app.answers.fallback import FallbackReason
+from app.answers.reviews import Verdict as ReviewVerdict
 from app.answers.variants import Variant
 from app.console.experiment_pages import KINDS
 from app.console.forms import SPEC_FIELDS, SPEC_SWITCHES
@@ -31,6 +32,8 @@ COMPOSED = {
     "verdict.": [verdict.replace(" ", "_") for verdict in Verdict.__args__],  # type: ignore[attr-defined]
     "error.title.": list(Kind),
     "error.next.": list(Kind),
+    "review.verdict.": list(ReviewVerdict.__args__),  # type: ignore[attr-defined]
+    "review.say.": list(ReviewVerdict.__args__),  # type: ignore[attr-defined]
     "variant.": list(Variant.__args__),  # type: ignore[attr-defined]
     "fallback.": list(FallbackReason.__args__),  # type: ignore[attr-defined]
     "preset.": list(PRESETS),
