@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
-from starlette.datastructures import FormData
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.adapters import aliases, repository
@@ -11,7 +10,7 @@ from app.adapters.schemas import ModelObject
 from app.console.choices import datasets_of, evaluated_files
 from app.console.forms import WrongField, checked, filled, number
 from app.console.pages import Notice, Pages, see
-from app.console.route import ConsoleRoute
+from app.console.route import ConsoleRoute, FormDep
 from app.db.unit_of_work import after_commit
 from app.errors import Conflict
 from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
@@ -22,10 +21,6 @@ from app.promotions.schemas import AliasMoveObject, AliasObject, ChangeAlias
 
 PREFIX = "/console/aliases"
 _MOVES, _ADAPTERS = 100, 200
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages) -> APIRouter:
@@ -55,7 +50,7 @@ def make_router(pages: Pages) -> APIRouter:
         )
 
     @router.post("")
-    async def change(request: Request, engine: EngineDep, form: FormData = Depends(_form)) -> Response:
+    async def change(request: Request, engine: EngineDep, form: FormDep) -> Response:
         """Points an alias to an adapter or back, or lets it try one out; a shut gate is shown with its numbers."""
         values = filled(form)
         name = values.get("alias", "")

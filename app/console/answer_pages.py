@@ -11,7 +11,7 @@ from app.console.choices import model_names
 from app.console.pages import Pages
 from app.console.plots import confidence_plot
 from app.console.route import ConsoleRoute
-from app.console.visit import Visit
+from app.console.visit import words_of
 from app.http.dependencies import AfterParam, ReadingDep, StoreDep
 
 _PREFIX = "/console/answers"
@@ -32,7 +32,6 @@ def make_router(pages: Pages) -> APIRouter:
         after: AfterParam = None,
     ) -> HTMLResponse:
         """Lists the answer log, newest first."""
-        visit: Visit = request.state.visit
         wanted = repository.AnswerFilter(
             model=model or None,
             fallback=True if show == "handed_over" else None,
@@ -50,7 +49,7 @@ def make_router(pages: Pages) -> APIRouter:
             show=show,
             next_after=rows[-1].id if has_more else None,
             is_first=after is None,
-            plot=confidence_plot([row.confidence for row in plotted], visit.words),
+            plot=confidence_plot([row.confidence for row in plotted], words_of(request)),
         )
 
     return router

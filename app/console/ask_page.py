@@ -1,25 +1,19 @@
 """Ask: a question in, codes with their texts, confidences and alternatives out."""
 
 from fastapi import APIRouter, Depends, Request
-from starlette.datastructures import FormData
 from starlette.responses import HTMLResponse
 
 from app.answers.schemas import AnswerObject, AskOne
 from app.answers.service import AnswerService
 from app.console.choices import model_names
-from app.console.forms import checked, field_of, filled, number, whole
-from app.console.pages import Notice, Pages
-from app.console.route import ConsoleRoute
+from app.console.forms import checked, filled, number, whole
+from app.console.pages import Pages, at_form
+from app.console.route import ConsoleRoute, FormDep
 from app.db.unit_of_work import read_only
 from app.errors import AppError
 from app.http.dependencies import EngineDep, StoreDep
-from app.http.errors import status_of
 
 _ALTERNATIVES = 3
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages, *, default_model: str, max_question_chars: int) -> APIRouter:
@@ -48,9 +42,7 @@ def make_router(pages: Pages, *, default_model: str, max_question_chars: int) ->
             names=known,
             max_question_chars=max_question_chars,
             answer=answer,
-            notice=None if error is None else Notice.of(error),
-            wrong_field="" if error is None else field_of(error.param),
-            status=200 if error is None else status_of(error),
+            **at_form(error),
         )
 
     @router.get("")
@@ -59,9 +51,7 @@ def make_router(pages: Pages, *, default_model: str, max_question_chars: int) ->
         return show(request, filled({"model": model[:110]}), known)
 
     @router.post("")
-    async def ask(
-        request: Request, known: dict[str, list[str]] = Depends(names), form: FormData = Depends(_form)
-    ) -> HTMLResponse:
+    async def ask(request: Request, form: FormDep, known: dict[str, list[str]] = Depends(names)) -> HTMLResponse:
         """Answers and shows the answer under the form; what is wrong is said at the form."""
         values = filled(form)
         service: AnswerService = request.app.state.answers

@@ -9,10 +9,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.choices import datasets_of
 from app.console.forms import checked, filled, whole
-from app.console.pages import Notice, Pages, see
+from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, bars
 from app.console.route import ConsoleRoute
-from app.console.visit import Visit
+from app.console.visit import words_of
 from app.console.words import Words
 from app.datasets import repository, service, splits
 from app.datasets.schemas import FileObject
@@ -38,7 +38,7 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
         *,
         values: dict[str, str],
         is_result: bool = False,
-        notice: Notice | None = None,
+        error: AppError | None = None,
     ) -> HTMLResponse:
         which = {"purpose": service.RESULTS_PURPOSE} if is_result else {"purpose": None, "other_than": service.RESULTS_PURPOSE}
         with read_only(engine) as session:
@@ -53,10 +53,9 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
             is_first=after is None,
             is_result=is_result,
             known=known,
-            notice=notice,
+            **at_form(error),
             values=values,
             max_upload_bytes=max_upload_bytes,
-            status=200 if notice is None else 400,
         )
 
     @router.get("")
@@ -95,7 +94,7 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
                 max_upload_bytes=max_upload_bytes,
             )
         except AppError as error:
-            return show_list(request, engine, None, notice=Notice.of(error), values=fields)
+            return show_list(request, engine, None, error=error, values=fields)
         return see(f"{UPLOAD_PATH}/{dataset.id}", done="uploaded")
 
     @router.get("/{file_id}")
@@ -108,7 +107,6 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
     ) -> HTMLResponse:
         """Shows a file's report and some of its rows."""
         dataset = repository.get(session, file_id)
-        visit: Visit = request.state.visit
         report = dataset.report
         return pages.render(
             request,
@@ -120,7 +118,7 @@ def make_router(pages: Pages, *, max_upload_bytes: int) -> APIRouter:
             offset=offset,
             next_offset=offset + _PREVIEW if report and offset + _PREVIEW < report.get("rows", 0) else None,
             previous_offset=max(0, offset - _PREVIEW) if offset else None,
-            plots=[] if report is None else _histograms(report, visit.words),
+            plots=[] if report is None else _histograms(report, words_of(request)),
         )
 
     @router.post("/{file_id}/split")

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from starlette.datastructures import FormData
+from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.choices import datasets_of, model_names
-from app.console.forms import checked, field_of, filled, number, whole
-from app.console.pages import Notice, Pages, see
+from app.console.forms import checked, filled, number, whole
+from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series, bars
-from app.console.route import ConsoleRoute
-from app.console.visit import Visit
+from app.console.route import ConsoleRoute, FormDep
+from app.console.visit import words_of
 from app.console.words import Words
 from app.datasets.models import Dataset
 from app.db.unit_of_work import read_only, unit_of_work
@@ -20,7 +19,6 @@ from app.errors import AppError
 from app.evaluations import repository, service
 from app.evaluations.schemas import CreateEvaluation, EvaluationObject, EvaluationRowObject
 from app.http.dependencies import AfterParam, EngineDep, ReadingDep, StoreDep, TransactionDep
-from app.http.errors import status_of
 from app.jobs import service as jobs
 from app.jobs.repository import EVALUATION
 from app.jobs.states import TERMINAL, JobStatus
@@ -29,10 +27,6 @@ from app.ml.model_store import ModelStore
 _PREFIX = "/console/evaluations"
 _PAGE, _ROWS, _BARS = 20, 25, 20
 _BOUNDED = ("exact_match", "ordered_match", "set_f1", "micro_f1", "macro_f1_by_category")
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
@@ -51,9 +45,7 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
             values=values,
             files=files,
             names=names,
-            notice=None if error is None else Notice.of(error),
-            wrong_field="" if error is None else field_of(error.param),
-            status=200 if error is None else status_of(error),
+            **at_form(error),
         )
 
     @router.get("")
@@ -77,7 +69,7 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
         return show_form(request, engine, store, filled({"model": model[:110], "file": file[:64]}))
 
     @router.post("/new")
-    def create(request: Request, engine: EngineDep, store: StoreDep, form: FormData = Depends(_form)) -> Response:
+    def create(request: Request, engine: EngineDep, store: StoreDep, form: FormDep) -> Response:
         """Queues an evaluation; what is wrong is said at the form."""
         values = filled(form)
         try:
@@ -114,7 +106,6 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
         shown, has_more = repository.page_rows(
             session, evaluation_id, after_row=after, is_right=False if rows == "wrong" else None, limit=_ROWS
         )
-        visit: Visit = request.state.visit
         return pages.render(
             request,
             "evaluation.html",
@@ -126,7 +117,7 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
             which=rows,
             next_after=shown[-1].row if has_more else None,
             is_first=after == 0,
-            plots=_plots(evaluation.metrics or {}, visit.words),
+            plots=_plots(evaluation.metrics or {}, words_of(request)),
         )
 
     @router.post("/{evaluation_id}/cancel")

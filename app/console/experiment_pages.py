@@ -3,16 +3,15 @@
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request
-from starlette.datastructures import FormData
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.choices import base_models, datasets_of
-from app.console.forms import WrongField, checked, field_of, filled, number, whole
-from app.console.pages import Notice, Pages, see
+from app.console.forms import WrongField, checked, filled, number, whole
+from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series
-from app.console.route import ConsoleRoute
-from app.console.visit import Visit
+from app.console.route import ConsoleRoute, FormDep
+from app.console.visit import words_of
 from app.console.words import Words
 from app.datasets.models import Dataset
 from app.db.unit_of_work import read_only
@@ -23,17 +22,12 @@ from app.experiments.repository import RUNNING
 from app.experiments.schemas import CreateExperiment, ExperimentObject
 from app.experiments.starting import start_experiment
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
-from app.http.errors import status_of
 from app.ml.model_store import ModelStore
 from app.ml.spec import DEFAULT_PRESET, PRESETS
 
 _PREFIX = "/console/experiments"
 _PAGE = 20
 KINDS = ("ramp", "hyperparameters", "base_models")
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
@@ -57,13 +51,11 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             section="experiments",
             values=values,
             models=models,
-            notice=None if error is None else Notice.of(error),
-            wrong_field="" if error is None else field_of(error.param),
+            **at_form(error),
             files=files,
             bases=base_models(store),
             presets=list(PRESETS),
             kinds=KINDS,
-            status=200 if error is None else status_of(error),
         )
 
     @router.get("")
@@ -87,9 +79,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         return show_form(request, engine, store, values | filled({"training_file": training_file[:64]}), models=[])
 
     @router.post("/new")
-    def create(
-        request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormData = Depends(_form)
-    ) -> Response:
+    def create(request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormDep) -> Response:
         """Queues every arm of an experiment; what is wrong is said at the form."""
         values, models = filled(form), [str(name) for name in form.getlist("models")]
         try:
@@ -112,7 +102,6 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         """Shows the arms side by side, as far as they have come."""
         row = repository.get(session, experiment_id)
         comparison = compare(session, row, blobs)
-        visit: Visit = request.state.visit
         return pages.render(
             request,
             "experiment.html",
@@ -120,7 +109,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             experiment=ExperimentObject.of(row, repository.arms_of(session, [experiment_id])[experiment_id]),
             is_over=row.status != RUNNING,
             compared={arm.number: arm for arm in comparison.arms},
-            plots=_plots(list(comparison.arms), visit.words),
+            plots=_plots(list(comparison.arms), words_of(request)),
             files={
                 name: session.get(Dataset, file_id)
                 for name, file_id in (("training_file", row.training_file_id), ("test_file", row.test_file_id))

@@ -4,24 +4,22 @@ import csv
 import io
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
-from starlette.datastructures import FormData
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.blobs.store import BlobStore
 from app.console.choices import base_models, datasets_of
-from app.console.forms import SPEC_SWITCHES, checked, field_of, filled, job_values, spec_rows
-from app.console.pages import Notice, Pages, see
+from app.console.forms import SPEC_SWITCHES, checked, filled, job_values, spec_rows
+from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series, loss_plot
-from app.console.route import ConsoleRoute
-from app.console.visit import Visit
+from app.console.route import ConsoleRoute, FormDep
+from app.console.visit import words_of
 from app.console.words import Words
 from app.datasets.models import Dataset
 from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import AppError
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
-from app.http.errors import status_of
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
 from app.jobs.models import Job
@@ -33,10 +31,6 @@ from app.ml.spec import DEFAULT_PRESET, PRESETS
 
 _PAGE, _SHOWN_EVENTS, _MOST_METRICS = 20, 30, 20_000
 _PREFIX = "/console/jobs"
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
@@ -59,15 +53,13 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             "job_new.html",
             section="jobs",
             values=values,
-            notice=None if error is None else Notice.of(error),
-            wrong_field="" if error is None else field_of(error.param),
+            **at_form(error),
             estimate=found,
             files=files,
             bases=base_models(store),
             presets=list(PRESETS),
             spec_rows=spec_rows(),
             switches=SPEC_SWITCHES,
-            status=200 if error is None else status_of(error),
         )
 
     @router.get("")
@@ -91,9 +83,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         return show_form(request, engine, store, {"model": answerer_base_model, **values})
 
     @router.post("/new")
-    def create(
-        request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormData = Depends(_form)
-    ) -> Response:
+    def create(request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormDep) -> Response:
         """Queues a job, or estimates it; what is wrong is said at the form."""
         values = filled(form)
         try:
@@ -132,7 +122,6 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
     def show_job(request: Request, session: ReadingDep, blobs: BlobsDep, job_id: str) -> HTMLResponse:
         """Shows a job: its progress, curves, scores, checkpoints and story."""
         job = repository.get(session, job_id, kind=repository.FINETUNE)
-        visit: Visit = request.state.visit
         metrics = events.list_metrics(session, job_id, limit=_MOST_METRICS)
         story, _ = events.list_newest_first(session, job_id, before_number=None, limit=_SHOWN_EVENTS)
         best = repository.best_checkpoint(session, job_id)
@@ -142,7 +131,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
             "job.html",
             section="jobs",
             **_state(session, job),
-            plots=_curves(_losses(session, blobs, job) or metrics, metrics, visit.words, is_live=not is_over),
+            plots=_curves(_losses(session, blobs, job) or metrics, metrics, words_of(request), is_live=not is_over),
             by_epoch=[one for one in metrics if "eval_loss" in one],
             events=[EventObject.of(event) for event in story],
             checkpoints=[

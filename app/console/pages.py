@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.console import figures
 from app.console.drawing import draw
+from app.console.forms import field_of
 from app.console.static_files import StaticFiles
 from app.console.visit import TOKEN_FIELD, Visit
 from app.errors import AppError
@@ -104,6 +105,13 @@ class Pages:
     def error(self, request: Request, error: AppError) -> HTMLResponse:
         """Renders an error as a page of its own."""
         return self.render(request, "error.html", status=status_of(error), section="", notice=Notice.of(error), kind=error.kind)
+
+
+def at_form(error: AppError | None) -> dict[str, Any]:
+    """Returns what `render` needs to say an error at the form that caused it, or that there is none."""
+    if error is None:
+        return {"notice": None, "wrong_field": "", "status": 200}
+    return {"notice": Notice.of(error), "wrong_field": field_of(error.param), "status": status_of(error)}
 
 
 def see(address: str, *, done: str = "") -> RedirectResponse:

@@ -3,8 +3,7 @@
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, Query, Request
-from starlette.datastructures import FormData
+from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.answers import review_repository, reviews
@@ -12,20 +11,15 @@ from app.answers.review_schemas import CreateFromAnswers, GiveFeedback, ReviewIt
 from app.answers.reviewed_file import store_reviewed
 from app.console.choices import datasets_of, model_names
 from app.console.forms import checked, filled
-from app.console.pages import Notice, Pages, see
-from app.console.route import ConsoleRoute
+from app.console.pages import Pages, at_form, see
+from app.console.route import ConsoleRoute, FormDep
 from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import AppError
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, StoreDep
-from app.http.errors import status_of
 from app.ml.model_store import ModelStore
 
 _PREFIX = "/console/review"
 _PAGE = 20
-
-
-async def _form(request: Request) -> FormData:
-    return await request.form()
 
 
 def make_router(pages: Pages, *, keeps_questions: bool) -> APIRouter:
@@ -63,8 +57,7 @@ def make_router(pages: Pages, *, keeps_questions: bool) -> APIRouter:
             keeps_questions=keeps_questions,
             next_after=found[-1].id if has_more else None,
             is_first=after is None,
-            notice=None if error is None else Notice.of(error),
-            status=200 if error is None else status_of(error),
+            **at_form(error),
         )
 
     @router.get("")
@@ -82,9 +75,7 @@ def make_router(pages: Pages, *, keeps_questions: bool) -> APIRouter:
         return show_list(request, engine, store, values, after=after)
 
     @router.post("")
-    def give_feedback(
-        request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormData = Depends(_form)
-    ) -> Response:
+    def give_feedback(request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormDep) -> Response:
         """Keeps what a reviewer says of one answer, and shows the list again."""
         values = filled(form)
         kept: dict[str, str] = {name: values[name] for name in ("model", "show", "reviewer") if name in values}

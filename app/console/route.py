@@ -1,12 +1,14 @@
 """The route of every page: guards forms, turns errors into pages, and sets the headers that keep a browser safe."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
+from fastapi import Depends
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import OperationalError, TimeoutError
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +30,14 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+
+async def _form(request: Request) -> FormData:
+    # Read once already, for its token.
+    return await request.form()
+
+
+FormDep = Annotated[FormData, Depends(_form)]
 
 
 class DatabaseAway(Unavailable):

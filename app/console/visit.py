@@ -74,5 +74,11 @@ class Visit:
             )
 
 
+def words_of(request: Request) -> Words:
+    """Returns the words of a guarded request's visitor."""
+    visit: Visit = request.state.visit
+    return visit.words
+
+
 def _equal(one: str, other: str) -> bool:
     return secrets.compare_digest(one.encode(), other.encode())
