@@ -59,8 +59,8 @@ def loss_plot(points: Sequence[Mapping[str, Any]], words: Any, *, is_live: bool)
         x_title=words("plot.step"),
         y_title=words("plot.loss_unit"),
         series=(
-            Series(words("plot.loss_step"), steps, losses, "faint"),
             Series(words("plot.loss_mean"), steps, tuple(running_mean(losses))),
+            Series(words("plot.loss_step"), steps, losses, "faint"),
         ),
         live="loss" if is_live else "",
     )

@@ -66,10 +66,14 @@ def loss_points(browser: Browser) -> int:
 
 
 def test_a_file_is_uploaded_and_its_report_drawn(browser: Browser, tmp_path: Path) -> None:
-    upload(browser, write_rows(tmp_path, "report.json", 20))
+    path = write_rows(tmp_path, "report.json", 20)
+    path.write_text(path.read_text().replace("业务简介_11", "<b>业务</b>_11"))
+    upload(browser, path)
 
     assert "every row passed" in browser.text()
     browser.wait(lambda browser: browser.all("[data-key=codes] .main-svg"))
+    ticks = [tick.text for tick in browser.all("[data-key=codes] .ytick text")]
+    assert "<b>业务</b>_11" in ticks and "9.9" in ticks
     assert SCRIPT in browser.text()
     assert browser.driver.title.startswith("report.json")
     assert browser.errors() == []

@@ -1,5 +1,7 @@
 // Keeps a job's page current: the server's events move the curve, its own fragment replaces what changes.
 const DRAW_MS = 400;
+// Looked at this often even where no event comes: a proxy may hold the stream back, or there are too many streams.
+const LOOK_MS = 5000;
 
 function runningMean(values) {
   const window = Math.max(1, Math.floor(values.length / 20));
@@ -27,6 +29,7 @@ export async function followJob(section, drawing) {
   if (section.querySelector("#state").dataset.over === "yes") return;
   const points = new Map();
   let changed = false;
+  let looked = Date.now();
   const stream = new EventSource(`/v1/fine_tuning/jobs/${id}/events?stream=true`);
   let isDone = false;
   stream.onmessage = (message) => {
@@ -42,13 +45,14 @@ export async function followJob(section, drawing) {
   const plot = (await drawing).find((one) => one.plot.live === "loss");
   for (;;) {
     await new Promise((wake) => setTimeout(wake, DRAW_MS));
-    if (changed || isDone) {
+    if (changed || isDone || Date.now() - looked > LOOK_MS) {
       changed = false;
+      looked = Date.now();
       if (plot && points.size) {
         const steps = [...points.keys()].sort((one, other) => one - other);
         const losses = steps.map((step) => points.get(step));
-        Object.assign(plot.plot.series[0], { x: steps, y: losses });
-        Object.assign(plot.plot.series[1], { x: steps, y: runningMean(losses) });
+        Object.assign(plot.plot.series[0], { x: steps, y: runningMean(losses) });
+        Object.assign(plot.plot.series[1], { x: steps, y: losses });
         plot.draw();
       }
       if ((await renewState(section, id)) || isDone) break;

@@ -22,12 +22,22 @@ function faded(rgb) {
   return rgb.replace("rgb(", "rgba(").replace(")", ", 0.4)");
 }
 
+// plotly reads markup in its texts; a dataset's names are no markup.
+function plain(value) {
+  return typeof value === "string" ? value.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;") : value;
+}
+
+function isNamed(plot) {
+  return plot.series.some((one) => one.x.some((value) => typeof value === "string"));
+}
+
 function trace(plot, series, number) {
-  const ink = colour(`series-${(number % 6) + 1}`);
-  const common = { name: series.name, x: series.x, y: series.y };
+  const ink = colour(series.kind === "faint" ? "muted" : `series-${(number % 6) + 1}`);
+  const names = series.x.map(plain);
+  const common = { name: plain(series.name), x: names, y: series.y };
   if (series.kind === "bars") {
     const bars = { ...common, type: "bar", marker: { color: ink }, hovertemplate: `%{x}: %{y${plot.y_percent ? ":.1%" : ""}}<extra></extra>` };
-    if (plot.across) Object.assign(bars, { x: series.y, y: series.x, orientation: "h", hovertemplate: `%{y}: %{x${plot.y_percent ? ":.1%" : ""}}<extra></extra>` });
+    if (plot.across) Object.assign(bars, { x: series.y, y: names, orientation: "h", hovertemplate: `%{y}: %{x${plot.y_percent ? ":.1%" : ""}}<extra></extra>` });
     if (series.low.length) {
       bars[plot.across ? "error_x" : "error_y"] = {
         type: "data",
@@ -63,10 +73,12 @@ function layout(plot, height) {
     bargap: 0.28,
     barmode: "group",
   };
+  // Codes such as 30 are names, too.
+  if (isNamed(plot)) made.xaxis.type = "category";
   if (plot.y_percent) made.yaxis.tickformat = ".0%";
   if (plot.x_percent) made.xaxis.tickformat = ".0%";
   if (plot.across) {
-    made.yaxis = { ...axis, autorange: "reversed", showgrid: false, ticksuffix: "  " };
+    made.yaxis = { ...axis, type: "category", autorange: "reversed", showgrid: false, ticksuffix: "  " };
     made.xaxis = { ...axis, rangemode: "tozero" };
     if (plot.y_percent) made.xaxis.tickformat = ".0%";
     made.margin.l = 20;

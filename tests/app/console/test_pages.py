@@ -158,7 +158,7 @@ def test_a_running_jobs_page_draws_its_loss_and_renews_itself_without_scripts(ap
 
     html = Visitor(api).page(f"/console/jobs/{job_id}")
 
-    assert '<polyline class="line-2"' in html
+    assert '<polyline class="line-1"' in html
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in html
     assert "1 min 1 s" in html
     assert Visitor(api).page(f"/console/jobs/{job_id}/state").lstrip().startswith('<div id="state" data-status="running"')

@@ -18,6 +18,7 @@ from app.console.words import LANGUAGES, catalogue, choose_language
 from app.errors import Kind
 from app.experiments.service import ArmStatus
 from app.jobs.states import JobStatus
+from app.ml.formats.notes import _MESSAGES
 from app.ml.paired import Verdict
 from app.ml.spec import PRESETS
 
@@ -37,6 +38,7 @@ COMPOSED = {
     "variant.": list(Variant.__args__),  # type: ignore[attr-defined]
     "fallback.": list(FallbackReason.__args__),  # type: ignore[attr-defined]
     "preset.": list(PRESETS),
+    "warning.": list(_MESSAGES),
     "spec.": [*SPEC_FIELDS, *SPEC_SWITCHES],
 }
 
