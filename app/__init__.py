@@ -10,6 +10,8 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
+    console
+    promotions | experiments
     evaluations | exports
     answers
     jobs

@@ -1,8 +1,8 @@
 """The API process: its composition root."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 
 import structlog
 from anyio import CapacityLimiter
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Engine, select
 
-from app.adapters.endpoints import aliases_router, models_router
+from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
@@ -20,24 +20,36 @@ from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
 from app.answers.endpoints import PATHS as ANSWER_PATHS
 from app.answers.endpoints import make_router as make_answers_router
+from app.answers.log import AnswerLog
+from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
+from app.answers.retention import AnswerRetention
+from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
+from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
+from app.console.endpoints import ConsoleLimits, install_console
 from app.datasets import endpoints as datasets
 from app.datasets.split_endpoints import router as splits_router
 from app.db.engine import make_engine
 from app.db.migrating import is_current
 from app.db.unit_of_work import read_only
 from app.evaluations import endpoints as evaluations
+from app.experiments import endpoints as experiments
+from app.experiments import repository as experiment_rows
+from app.experiments.service import advance_all
 from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
 from app.http.database_errors import install_database_error_handlers
+from app.http.early_refusal import EarlyRefusal
 from app.http.errors import install_error_handlers
 from app.http.limits import RequestLimits
+from app.http.loop_lag import LoopLag
+from app.http.turns import Turns
 from app.jobs import endpoints as jobs
 from app.jobs import repository as job_rows
 from app.jobs.event_stream import EventStreams
@@ -45,6 +57,7 @@ from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions.endpoints import router as promotions_router
 from app.settings import Settings
 
 _log = structlog.get_logger()
@@ -67,6 +80,9 @@ def create_app(
     blobs = LocalBlobStore(settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
+    lag = LoopLag()
+    answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
+    retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
 
@@ -74,9 +90,19 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        upkeep = asyncio.create_task(_upkeep(engine, bell, settings.sweep_interval_s))
-        yield
+        steps = {
+            "sweep": lambda: sweep(engine, bell),
+            "experiments": lambda: advance_all(engine, store=store, bell=bell, max_unfinished=settings.max_queued_jobs),
+            "answer_retention": retention.enforce,
+        }
+        watching = asyncio.create_task(lag.watch())
+        upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
+        async with answer_log.writing() if answer_log is not None else nullcontext():
+            yield
+            # Before the log's end: what goes on beside the answers still writes into it.
+            await app.state.answers.close()
         upkeep.cancel()
+        watching.cancel()
         await backend.close()
         engine.dispose()
 
@@ -101,27 +127,34 @@ def create_app(
         code_texts,
         AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
+        log=answer_log,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
-    app.state.file_users = (job_rows.find_unfinished_user_of_file,)
-    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter,)
+    app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
+    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
     app.add_middleware(
         RequestLimits,
         limit_bytes=settings.max_body_bytes,
         limits_of_paths={
             "/v1/files": settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
+            CONSOLE_UPLOAD_PATH: settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
             "/v1/codebook": CODEBOOK_BODY_BYTES,
         },
     )
-    # Added last, so that it stands around everything.
+    # Added last, so that they stand around everything.
     app.add_middleware(RequestContext, quiet_routes=ANSWER_PATHS)
+    turns = Turns(settings.max_concurrent_answers, lag=lag)
+    app.add_middleware(EarlyRefusal, turns=turns, paths=ANSWER_PATHS)
     install_error_handlers(app)
     install_database_error_handlers(app)
     registry = CollectorRegistry()
     registry.register(_JobCounts(engine))
     # The app's own routes and in front, where they are found first.
-    app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
-    app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
+    app.router.routes[:0] = make_answers_router(turns=turns).routes
+    readiness = _readiness(settings, engine, store, bell, backend)
+    app.include_router(answer_log_router)
+    app.include_router(reviews_router)
+    app.include_router(health.make_router(readiness, registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
     app.include_router(codebook_router)
@@ -133,9 +166,24 @@ def create_app(
         )
     )
     app.include_router(models_router)
-    app.include_router(aliases_router)
+    app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
+    app.include_router(
+        experiments.make_router(max_unfinished=settings.max_queued_jobs, memory_limit_gib=settings.memory_limit_gib)
+    )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
+    install_console(
+        app,
+        ConsoleLimits(
+            base_model=settings.base_model,
+            max_upload_bytes=settings.max_upload_bytes,
+            max_question_chars=settings.max_question_chars,
+            max_unfinished_jobs=settings.max_queued_jobs,
+            memory_limit_gib=settings.memory_limit_gib,
+            keeps_questions=settings.answer_log and settings.answer_log_questions == "text",
+        ),
+        readiness,
+    )
     return app
 
 
@@ -195,12 +243,13 @@ def _readiness(
     return checks
 
 
-async def _upkeep(engine: Engine, bell: Doorbell, interval_s: float) -> None:
+async def _upkeep(steps: Mapping[str, Callable[[], object]], interval_s: float) -> None:
     while True:
-        try:
-            await run_sync(sweep, engine, bell)
-        except Exception:
-            _log.exception("sweep_failed")
+        for name, step in steps.items():
+            try:
+                await run_sync(step)
+            except Exception:
+                _log.exception("upkeep_failed", step=name)
         await asyncio.sleep(interval_s)
 
 

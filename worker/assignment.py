@@ -33,6 +33,10 @@ class Assignment:
     """None: all that the device has free."""
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
+    training: str | None = None
+    """For an evaluation: the rows that the adapter was trained on, where they are still there."""
+    answered: str | None = None
+    """For an evaluation: JSON Lines of the rows that earlier attempts answered."""
     gguf_converter: str | None = None
     """llama.cpp's script, where an export needs it."""
     devices: int = 1

@@ -4,7 +4,6 @@ Knows files and messages, no database and no broker. The fence stands in its com
 """
 
 import dataclasses
-import json
 import os
 import platform
 import signal
@@ -23,26 +22,25 @@ from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
-from app.ml.engine.device import choose_dtype, device_facts, limit_memory, pick_device, use_threads
+from app.ml.engine.device import device_facts
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
-from app.ml.engine.loading import LoadedModel, load_base_model
+from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
-from app.ml.engine.question_index import QuestionIndex
 from app.ml.engine.ranks import join_ranks
-from app.ml.engine.self_test import check_device
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
-from app.ml.errors import DatasetFormatError, NoRows
+from app.ml.errors import DatasetFormatError
 from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.formats.reading import read_examples
-from app.ml.metrics import AnswerScores, score_answers
-from app.ml.model_store import BaseModelFolder
+from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
 from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
+from worker.child_inputs import index_questions, load_base, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
+from worker.evaluation_child import evaluate
 from worker.export_child import export
 from worker.line import Line, SilentLine
 from worker.messages import (
@@ -59,7 +57,6 @@ from worker.messages import (
 )
 from worker.ranks import follow, is_follower, start_followers
 
-_EVALUATION_BATCH = 16
 # Time for confidences: a tenth of the training's, and for short trainings a little more.
 _OBSERVING_SHARE, _OBSERVING_S = 0.1, 5.0
 
@@ -111,8 +108,8 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     spec = spec_from_mapping(assignment.spec)
     # Checked when the job was posted too; since then the base model may have been imported anew.
     shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
-    examples = _some(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
-    base = _load(assignment, precision=spec.precision)
+    examples = some_rows(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
+    base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
     renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
@@ -121,7 +118,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     if assignment.memory_limit_gib is not None:
         longest = max(len(row.prompt) + len(row.answer) for row in rows)
         check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
-    vocabulary = CodeVocabulary.from_answers(example.codes for example in examples).extended(assignment.extra_codes)
+    vocabulary = vocabulary_of(examples, assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
     held_out = _held_out(assignment, spec, renderer, base, grammar, line)
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
@@ -177,8 +174,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     unsealed.mkdir()
     save_adapter(result.network, unsealed)
     write_card(unsealed, card)
-    bare = [renderer.wrapper.strip(example.question) for example in examples]
-    QuestionIndex.build(bare, [example.codes for example in examples], vocabulary=vocabulary).save(unsealed)
+    index_questions(examples, card).save(unsealed)
     confidence = _observed(assignment, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()
@@ -196,71 +192,6 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         loss_png(losses, title=f"{assignment.base_model}, {len(rows)} rows, seed {assignment.seed}")
     )
     return Finished({"checksum": checksum, "metrics": metrics, "trained_tokens": result.state.trained_tokens})
-
-
-def evaluate(assignment: Assignment, folder: Path, line: Line) -> Message:
-    """Answers every row of a file, scores the answers, and leaves the rows in the output folder."""
-    examples = _some(read_examples(Path(assignment.dataset)), "file")[: assignment.max_rows]
-    base = _load(assignment, precision="auto")
-    engine = AnswerEngine(base)
-    if assignment.adapter_checksum is not None:
-        assert assignment.adapter_folder is not None
-        engine.load(assignment.adapter_checksum, Path(assignment.adapter_folder))
-    line.say(Started({"rows": len(examples)}))
-    scored = score_rows(engine, examples, checksum=assignment.adapter_checksum, line=line)
-    if line.wish() is not Wish.NONE:
-        return Stopped()
-    output = folder / OUTPUT
-    output.mkdir()
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in scored["rows"])
-    (output / "rows.jsonl").write_text(text)
-    return Finished({"metrics": scored["metrics"]})
-
-
-def score_rows(engine: AnswerEngine, examples: list[Example], *, checksum: str | None, line: Line) -> dict[str, Any]:
-    """Returns the metrics of an adapter (or the base model) on rows, and every row; stops early when `line` wishes it."""
-    given: list[tuple[str, ...]] = []
-    rows: list[dict[str, Any]] = []
-    vocabulary = engine.vocabulary_of(checksum) if checksum is not None else None
-    for start in range(0, len(examples), _EVALUATION_BATCH):
-        part = examples[start : start + _EVALUATION_BATCH]
-        for example, answer in zip(part, engine.answer([one.question for one in part], checksum=checksum), strict=True):
-            codes = answer.best.codes
-            given.append(codes)
-            rows.append(
-                {
-                    "row": example.row,
-                    "question": example.question,
-                    "expected": list(example.codes),
-                    "given": list(codes),
-                    "match": set(codes) == set(example.codes),
-                    "confidence": round(answer.best.confidence, 4),
-                    **({"slices": dict(example.slices)} if example.slices else {}),
-                }
-            )
-        line.say(Advanced({"step": len(given), "total_steps": len(examples)}))
-        if line.wish() is not Wish.NONE:
-            return {"metrics": {}, "rows": rows}
-    # Against the codes that exist: those of the adapter, or for a base model those of the file.
-    known = vocabulary or frozenset(code for example in examples for code in example.codes)
-    scores = score_answers(given, [example.codes for example in examples], known)
-    return {"metrics": scores.to_mapping(), "rows": rows}
-
-
-def _load(assignment: Assignment, *, precision: Any) -> LoadedModel:
-    use_threads(assignment.threads)
-    device = pick_device()
-    limit_memory(device, assignment.memory_limit_gib)
-    if device.type != "cpu":
-        check_device(device)
-    folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)
-    return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
-
-
-def _some(examples: list[Example], param: str) -> list[Example]:
-    if not examples:
-        raise NoRows("The file has no rows. Give one that has.", param=param)
-    return examples
 
 
 def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGrammar:
@@ -281,7 +212,7 @@ def _held_out(
 ) -> HeldOut | None:
     if assignment.validation is None:
         return None
-    examples = _some(read_examples(Path(assignment.validation)), "validation_file")
+    examples = some_rows(read_examples(Path(assignment.validation)), "validation_file")
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=spec.cutoff_len)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))

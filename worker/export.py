@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-from app.blobs.keys import adapter_key, export_key
+from app.blobs.keys import export_key
 from app.db.unit_of_work import unit_of_work
-from app.errors import NotFound
 from app.exports import service as exports
 from app.jobs.leases import Lease
 from app.jobs.models import Job
-from app.jobs.states import JobWish
 from app.ml.gguf_conversion import get_converter
 from worker.assignment import OUTPUT, Assignment
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
-from worker.messages import Finished
-from worker.recipe import end_without_result, log_crash, note_message, read_job, wanted, work_folder
-from worker.supervision import run_child
+from worker.recipe import fetch_adapter, read_job, run_attempt, work_folder
 
 
 def run_export(context: WorkerContext, lease: Lease) -> None:
@@ -25,22 +21,12 @@ def run_export(context: WorkerContext, lease: Lease) -> None:
     for fence in range(1, lease.fence):
         context.blobs.delete(export_key(lease.job_id, fence))
     with Heartbeat(context.engine, lease, lease_s=context.lease_s) as heartbeat, work_folder(context, lease) as folder:
-        ending = run_child(
-            folder,
-            _assignment(context, job, folder),
-            fence=lease.fence,
-            on_message=lambda message: note_message(context, lease, message),
-            want=lambda: wanted(context, heartbeat),
-            stop_grace_s=context.stop_grace_s,
-        )
-        log_crash(folder, lease, ending)
-        # A cancel that came while the last bytes were written still counts: no export.
-        if not isinstance(ending.last, Finished) or heartbeat.lost or read_job(context, lease).wish == JobWish.CANCEL.value:
-            end_without_result(context, lease, heartbeat, ending)
+        finished = run_attempt(context, lease, heartbeat, folder, _assignment(context, job, folder))
+        if finished is None:
             return
         key = export_key(lease.job_id, lease.fence)
         context.blobs.put_folder(key, folder / OUTPUT)
-        result = ending.last.result
+        result = finished.result
         with unit_of_work(context.engine) as session:
             published = exports.finish(
                 session, lease, blob_key=key, checksum=str(result["checksum"]), size_bytes=int(result["size_bytes"])
@@ -54,10 +40,7 @@ def _assignment(context: WorkerContext, job: Job, folder: Path) -> Assignment:
     converter = get_converter(context.gguf_converter) if job.spec["format"] == "gguf" else None
     base = context.store.import_in_subprocess(job.base_model)
     checksum = str(job.spec["adapter_checksum"])
-    try:
-        adapter = context.blobs.fetch(adapter_key(checksum), folder)
-    except FileNotFoundError as error:
-        raise NotFound(f"The files of adapter {job.adapter_id!r} are gone. Train it again.", param="model") from error
+    adapter = fetch_adapter(context, job, folder)
     return Assignment(
         kind="export",
         base_model=base.name,

@@ -14,13 +14,11 @@ from app.jobs import events, repository
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.models import Job
-from app.jobs.states import JobWish
 from worker.assignment import OUTPUT, Assignment
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
 from worker.messages import CheckpointWritten, Finished, Message
-from worker.recipe import end_without_result, log_crash, note_message, read_job, wanted, work_folder
-from worker.supervision import run_child
+from worker.recipe import note_message, read_job, run_attempt, work_folder
 
 _log = structlog.get_logger()
 
@@ -37,20 +35,9 @@ def run_finetune(context: WorkerContext, lease: Lease) -> None:
             else:
                 note_message(context, lease, message)
 
-        ending = run_child(
-            folder,
-            assignment,
-            fence=lease.fence,
-            on_message=on_message,
-            want=lambda: wanted(context, heartbeat),
-            stop_grace_s=context.stop_grace_s,
-        )
-        log_crash(folder, lease, ending)
-        # A cancel that came while the last steps ran still counts: no adapter.
-        if isinstance(ending.last, Finished) and not heartbeat.lost and read_job(context, lease).wish != JobWish.CANCEL.value:
-            _publish(context, lease, folder / OUTPUT, ending.last)
-        else:
-            end_without_result(context, lease, heartbeat, ending)
+        finished = run_attempt(context, lease, heartbeat, folder, assignment, on_message=on_message)
+        if finished is not None:
+            _publish(context, lease, folder / OUTPUT, finished)
 
 
 def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) -> Assignment:

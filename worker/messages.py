@@ -49,6 +49,14 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """Rows of an evaluation, to be kept: after an interruption the work goes on behind them."""
+
+    rows: list[dict[str, Any]]
+    """`EvaluatedRow`s as mappings."""
+
+
+@dataclass(frozen=True)
 class CheckpointWritten:
     """A sealed checkpoint folder, now the supervisor's."""
 
@@ -79,9 +87,9 @@ class Finished:
     result: dict[str, Any]
 
 
-Message = Started | Note | Advanced | Evaluated | CheckpointWritten | Stopped | Refused | Finished
+Message = Started | Note | Advanced | Evaluated | Answered | CheckpointWritten | Stopped | Refused | Finished
 _KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Started, Note, Advanced, Evaluated, CheckpointWritten, Stopped, Refused, Finished)
+    kind.__name__: kind for kind in (Started, Note, Advanced, Evaluated, Answered, CheckpointWritten, Stopped, Refused, Finished)
 }
 
 

@@ -1,7 +1,7 @@
 """What every recipe does around its child: read the job, watch, and end the job by how the child ended."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,20 @@ import structlog
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app.blobs.keys import adapter_key
 from app.db.unit_of_work import unit_of_work
+from app.errors import NotFound
 from app.jobs import events, repository
 from app.jobs.hyperparameters import request_param
 from app.jobs.leases import Lease, interrupt
 from app.jobs.models import Job
 from app.jobs.service import fail
 from app.jobs.states import JobStatus, JobWish, move
+from worker.assignment import Assignment
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
-from worker.messages import Advanced, Evaluated, Message, Note, Refused, Started, Stopped
-from worker.supervision import Ending, Want
+from worker.messages import Advanced, Evaluated, Finished, Message, Note, Refused, Started, Stopped
+from worker.supervision import Ending, Want, run_child
 
 _log = structlog.get_logger()
 
@@ -35,6 +38,35 @@ def work_folder(context: WorkerContext, lease: Lease) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_attempt(
+    context: WorkerContext,
+    lease: Lease,
+    heartbeat: Heartbeat,
+    folder: Path,
+    assignment: Assignment,
+    *,
+    on_message: Callable[[Message], None] | None = None,
+) -> Finished | None:
+    """Runs a child to its end; returns its result, or None where the job was ended without one.
+
+    A cancel that came while the last bytes were written still counts. `on_message` gets every message instead of the job's
+    story.
+    """
+    ending = run_child(
+        folder,
+        assignment,
+        fence=lease.fence,
+        on_message=on_message or (lambda message: note_message(context, lease, message)),
+        want=lambda: wanted(context, heartbeat),
+        stop_grace_s=context.stop_grace_s,
+    )
+    log_crash(folder, lease, ending)
+    if isinstance(ending.last, Finished) and not heartbeat.lost and read_job(context, lease).wish != JobWish.CANCEL.value:
+        return ending.last
+    end_without_result(context, lease, heartbeat, ending)
+    return None
 
 
 def wanted(context: WorkerContext, heartbeat: Heartbeat) -> Want:
@@ -87,6 +119,18 @@ def end_without_result(context: WorkerContext, lease: Lease, heartbeat: Heartbea
             interrupt(session, lease, reason="its worker was stopped.")
         else:
             interrupt(session, lease, reason=ending.reason)
+
+
+def fetch_adapter(context: WorkerContext, job: Job, folder: Path) -> Path:
+    """Returns a local path of the files of the adapter that a job is about.
+
+    Raises:
+        NotFound: they are gone.
+    """
+    try:
+        return context.blobs.fetch(adapter_key(str(job.spec["adapter_checksum"])), folder)
+    except FileNotFoundError as error:
+        raise NotFound(f"The files of adapter {job.adapter_id!r} are gone. Train it again.", param="model") from error
 
 
 def read_job(context: WorkerContext, lease: Lease) -> Job:

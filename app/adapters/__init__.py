@@ -1,1 +1,1 @@
-"""Trained adapters: versions, aliases, the history of promotions. `models` in the HTTP dialect."""
+"""Trained adapters: versions, and the aliases that point to them with their history. `models` in the HTTP dialect."""

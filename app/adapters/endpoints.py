@@ -1,22 +1,21 @@
-"""`/v1/models` and `/v1/aliases`."""
+"""`/v1/models`."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
 from app.adapters import repository, service
-from app.adapters.schemas import AliasHistory, AliasMoveObject, AliasObject, ModelList, ModelObject, PointAlias
+from app.adapters.schemas import ModelList, ModelObject
 from app.db.unit_of_work import after_commit
 from app.errors import Conflict
 from app.http.dependencies import AfterParam, BlobsDep, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.schemas import Deleted
 
-models_router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONSES)
-aliases_router = APIRouter(prefix="/v1/aliases", tags=["aliases"], responses=ERROR_RESPONSES)
+router = APIRouter(prefix="/v1/models", tags=["models"], responses=ERROR_RESPONSES)
 
 
-@models_router.get("")
+@router.get("")
 def list_models(
     session: ReadingDep,
     store: StoreDep,
@@ -32,7 +31,7 @@ def list_models(
     return ModelList(data=data, has_more=has_more)
 
 
-@models_router.get("/{name:path}")
+@router.get("/{name:path}")
 def get_model(session: ReadingDep, store: StoreDep, name: str) -> ModelObject:
     """Returns a base model, an adapter (`telecom:7`) or what an alias stands for (`telecom@production`)."""
     resolved = service.resolve(session, name, store)
@@ -40,7 +39,7 @@ def get_model(session: ReadingDep, store: StoreDep, name: str) -> ModelObject:
     return _base(store, name) if adapter is None else ModelObject.of_adapter(adapter)
 
 
-@models_router.delete("/{name:path}")
+@router.delete("/{name:path}")
 def delete_model(request: Request, session: TransactionDep, blobs: BlobsDep, store: StoreDep, name: str) -> Deleted:
     """Deletes an adapter; 409 while an alias points to it or an evaluation needs it."""
     if name in store.listed():
@@ -50,27 +49,6 @@ def delete_model(request: Request, session: TransactionDep, blobs: BlobsDep, sto
     if key is not None:
         after_commit(session, lambda: blobs.delete(key))
     return Deleted(id=name, object="model")
-
-
-@aliases_router.put("/{name}")
-def point_alias(request: Request, session: TransactionDep, name: str, body: PointAlias) -> AliasObject:
-    """Points an alias to an adapter, or back to the `previous` one; answers follow at once."""
-    alias = service.point_alias(session, name, to=body.to, reason=body.reason)
-    after_commit(session, request.app.state.model_names.forget)
-    return AliasObject.of(alias)
-
-
-@aliases_router.get("/{name}")
-def get_alias(session: ReadingDep, name: str) -> AliasObject:
-    """Returns where an alias points."""
-    return AliasObject.of(service.get_alias(session, name))
-
-
-@aliases_router.get("/{name}/history")
-def get_alias_history(session: ReadingDep, name: str) -> AliasHistory:
-    """Returns every move of an alias, newest first."""
-    service.get_alias(session, name)
-    return AliasHistory(data=[AliasMoveObject.of(move) for move in repository.moves_of(session, name)])
 
 
 def _base(store: StoreDep, name: str) -> ModelObject:

@@ -7,6 +7,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 
+MOVED, CANDIDATE_SET, CANDIDATE_REMOVED, DELETED = "moved", "candidate_set", "candidate_removed", "deleted"
+
 
 class Adapter(Base):
     """A trained adapter; its files lie in the blob store under its checksum."""
@@ -43,17 +45,39 @@ class Alias(Base):
 
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    gate: Mapped[dict[str, Any] | None]
+    """What the next adapter must not be worse on: `{"file", "metric"}`; None: nothing."""
     updated_at: Mapped[float]
 
 
+class AliasCandidate(Base):
+    """The adapter that an alias tries out beside its own."""
+
+    __tablename__ = "alias_candidates"
+
+    alias: Mapped[str] = mapped_column(ForeignKey("aliases.name", ondelete="CASCADE"), primary_key=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapters.id"))
+    mode: Mapped[str] = mapped_column(String(8))
+    """`share`: answers its percentage of askers; `shadow`: answers beside the alias's own, for the log alone."""
+    percent: Mapped[float]
+    created_at: Mapped[float]
+
+
 class AliasMove(Base):
-    """One promotion or roll-back; kept for ever."""
+    """One change of an alias; kept for ever, also after the alias."""
 
     __tablename__ = "alias_moves"
 
     alias: Mapped[str] = mapped_column(String(100), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
+    action: Mapped[str] = mapped_column(String(20))
+    """`moved`, `candidate_set`, `candidate_removed` or `deleted`."""
     from_adapter_id: Mapped[str | None] = mapped_column(String(110))
-    to_adapter_id: Mapped[str] = mapped_column(String(110))
+    to_adapter_id: Mapped[str | None] = mapped_column(String(110))
+    made_by: Mapped[str | None] = mapped_column(String(100))
+    """As the client said, unchecked; None: it did not say."""
     reason: Mapped[str | None] = mapped_column(Text)
+    is_forced: Mapped[bool]
+    facts: Mapped[dict[str, Any] | None]
+    """The gate's verdict and numbers, or the candidate's mode and percentage."""
     created_at: Mapped[float]

@@ -1,11 +1,10 @@
-"""The model and alias objects of the HTTP dialect."""
+"""The model object of the HTTP dialect."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from app.adapters.models import Adapter, Alias, AliasMove
-from app.http.schemas import RequestBody, Text
+from app.adapters.models import Adapter, Alias
 
 
 class ModelObject(BaseModel):
@@ -57,54 +56,3 @@ class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ModelObject]
     has_more: bool = False
-
-
-class PointAlias(RequestBody):
-    """Where an alias shall point."""
-
-    to: Annotated[Text, Field(max_length=110, description="An adapter such as `telecom:7`, or `previous`.")]
-    reason: Annotated[Text, Field(max_length=1000)] | None = None
-
-    model_config = RequestBody.model_config | {"json_schema_extra": {"examples": [{"to": "telecom:7"}, {"to": "previous"}]}}
-
-
-class AliasObject(BaseModel):
-    """Where an alias points."""
-
-    name: str
-    object: Literal["alias"] = "alias"
-    model: str
-    updated_at: int
-
-    @classmethod
-    def of(cls, alias: Alias) -> "AliasObject":
-        """Builds the object of a row."""
-        return cls(name=alias.name, model=alias.adapter_id, updated_at=int(alias.updated_at))
-
-
-class AliasMoveObject(BaseModel):
-    """One move of an alias."""
-
-    number: int
-    from_model: str | None
-    to_model: str
-    reason: str | None
-    created_at: int
-
-    @classmethod
-    def of(cls, move: AliasMove) -> "AliasMoveObject":
-        """Builds the object of a row."""
-        return cls(
-            number=move.number,
-            from_model=move.from_adapter_id,
-            to_model=move.to_adapter_id,
-            reason=move.reason,
-            created_at=int(move.created_at),
-        )
-
-
-class AliasHistory(BaseModel):
-    """Every move of an alias, newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[AliasMoveObject]

@@ -1,21 +1,27 @@
-"""What may be done with adapters and aliases, and what a model name means."""
+"""What may be done with adapters, and what a model name means."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.adapters import repository
-from app.adapters.models import Adapter, Alias
-from app.db.clock import db_now
-from app.errors import Conflict, InvalidInput, NotFound
+from app.adapters.models import Adapter
+from app.errors import Conflict, NotFound
 from app.ml.model_store import ModelStore
 
-_ALIAS = re.compile(r"[A-Za-z0-9][\w.-]{0,63}@[A-Za-z0-9][\w.-]{0,31}", re.ASCII)
-PREVIOUS = "previous"
+CandidateMode = Literal["share", "shadow"]
+
+
+@dataclass(frozen=True)
+class ResolvedCandidate:
+    """The adapter that an alias tries out, and on how many of 100 askers (`share`) or questions (`shadow`)."""
+
+    adapter_id: str
+    adapter_checksum: str
+    mode: CandidateMode
+    percent: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class ResolvedModel:
     base_model: str
     adapter_id: str | None
     adapter_checksum: str | None
+    candidate: ResolvedCandidate | None = None
+    """Of the same base model."""
 
 
 def resolve(session: Session, name: str, store: ModelStore) -> ResolvedModel:
@@ -34,18 +42,26 @@ def resolve(session: Session, name: str, store: ModelStore) -> ResolvedModel:
     Raises:
         NotFound: none of these; the message lists where to look.
     """
-    adapter_id = name
+    adapter_id, candidate = name, None
     if "@" in name:
         alias = repository.find_alias(session, name)
         if alias is None:
             raise NotFound(f"There is no alias {name!r}. Set it with PUT /v1/aliases/{name}.", param="model")
-        adapter_id = alias.adapter_id
+        adapter_id, candidate = alias.adapter_id, _resolve_candidate(session, name)
     adapter = repository.find(session, adapter_id)
     if adapter is not None:
-        return ResolvedModel(name, adapter.base_model, adapter.id, adapter.checksum)
+        return ResolvedModel(name, adapter.base_model, adapter.id, adapter.checksum, candidate)
     if name in store.listed():
         return ResolvedModel(name, name, None, None)
     raise NotFound(f"There is no model {name!r}. List the models with GET /v1/models.", param="model")
+
+
+def _resolve_candidate(session: Session, alias: str) -> ResolvedCandidate | None:
+    row = repository.find_candidate(session, alias)
+    adapter = None if row is None else repository.find(session, row.adapter_id)
+    if row is None or adapter is None:
+        return None
+    return ResolvedCandidate(adapter.id, adapter.checksum, "shadow" if row.mode == "shadow" else "share", row.percent)
 
 
 def create(
@@ -88,52 +104,12 @@ def delete(session: Session, adapter_id: str, *, users_of: Iterable[Callable[[Se
     if adapter is None:
         raise NotFound(f"There is no adapter {adapter_id!r}. List the models with GET /v1/models.", param="model")
     if aliases := repository.aliases_of(session, adapter_id):
-        raise Conflict(f"Adapter {adapter_id!r} is in use by alias {aliases[0]!r}. Point that elsewhere first.")
+        raise Conflict(
+            f"Adapter {adapter_id!r} is in use by alias {aliases[0]!r}. Point that elsewhere, or end its trial, first."
+        )
     for find_user in users_of:
         if (user := find_user(session, adapter_id)) is not None:
             raise Conflict(f"Adapter {adapter_id!r} is in use by {user}. Cancel that first, or wait for its end.")
     session.delete(adapter)
     session.flush()
     return None if repository.is_blob_in_use(session, adapter.blob_key) else adapter.blob_key
-
-
-def point_alias(session: Session, name: str, *, to: str, reason: str | None) -> Alias:
-    """Points an alias to an adapter, or back to where it pointed before (`previous`), and keeps the move.
-
-    Raises:
-        InvalidInput: the alias is not of the form `name@stage`.
-        NotFound: no such adapter, or nothing to go back to.
-    """
-    if not _ALIAS.fullmatch(name):
-        raise InvalidInput("An alias has the form name@stage, for example telecom@production.", param="name")
-    alias = repository.find_alias(session, name, for_update=True)
-    if to == PREVIOUS:
-        history = repository.moves_of(session, name)
-        target = history[0].from_adapter_id if history else None
-        if target is None:
-            raise NotFound(f"Alias {name!r} has pointed nowhere else before.", param="to")
-    else:
-        target = to
-    if repository.find(session, target) is None:
-        raise NotFound(f"There is no adapter {target!r}. List the models with GET /v1/models.", param="to")
-    now = session.scalar(select(db_now())) or 0.0
-    repository.add_move(session, name, from_id=alias.adapter_id if alias else None, to_id=target, reason=reason, now=now)
-    if alias is None:
-        alias = Alias(name=name, adapter_id=target, updated_at=now)
-        session.add(alias)
-    else:
-        alias.adapter_id, alias.updated_at = target, now
-    session.flush()
-    return alias
-
-
-def get_alias(session: Session, name: str) -> Alias:
-    """Returns an alias.
-
-    Raises:
-        NotFound: no such alias.
-    """
-    alias = repository.find_alias(session, name)
-    if alias is None:
-        raise NotFound(f"There is no alias {name!r}. Set it with PUT /v1/aliases/{name}.", param="name")
-    return alias

@@ -121,7 +121,10 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
 def _result(answer: EngineAnswer) -> AnswerResult:
     return AnswerResult(
         best=_candidate(answer.best, answer.in_vocabulary),
-        alternatives=tuple(_candidate(other, (True,) * len(other.codes)) for other in answer.alternatives),
+        alternatives=tuple(
+            _candidate(other, in_vocabulary)
+            for other, in_vocabulary in zip(answer.alternatives, answer.alternatives_in_vocabulary, strict=True)
+        ),
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,
         passes=answer.passes,

@@ -3,15 +3,18 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import structlog
 from anyio.to_thread import run_sync
 from sqlalchemy import Engine
 
 from app.codebook import repository
 from app.codebook.entries import Entry
+from app.db.outage import DATABASE_AWAY
 from app.db.unit_of_work import read_only
 
+_log = structlog.get_logger()
 _KEPT_S = 1.0
 
 
@@ -26,7 +29,7 @@ class CodeTexts:
     """A cache over the code book; another api process's change is seen about a second later.
 
     The entries are read again only when the book's version has moved. One request does so; while it reads, the others go on
-    with what was there, unless there is nothing yet.
+    with what was there, unless there is nothing yet; so they all do while the database is away.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,7 +47,13 @@ class CodeTexts:
             if self._kept is not None and self._kept is not kept:
                 return self._kept.entries
             generation = self._generation
-            fresh = await run_sync(self._read, self._kept)
+            try:
+                fresh = await run_sync(self._read, self._kept)
+            except DATABASE_AWAY as error:
+                if self._kept is None:
+                    raise
+                _log.warning("code_texts_are_old", error=type(error).__name__)
+                fresh = replace(self._kept, read_at=time.monotonic())
             if generation == self._generation:
                 self._kept = fresh
             return fresh.entries

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from app.answers.fallback import FallbackReason
+from app.answers.variants import Variant
 from app.http.schemas import RequestBody, Text
 from app.ml.codes import AnswerMode
 
@@ -31,6 +32,16 @@ _Mode = Annotated[
 ]
 
 
+_User = Annotated[
+    Text,
+    Field(
+        max_length=200,
+        description="Who asks, in your own words. Where an alias tries a candidate out, one user always gets the same one; "
+        "without it, one question does. Not kept.",
+    ),
+]
+
+
 class Wishes(RequestBody):
     """What an asker may wish of every answer."""
 
@@ -38,6 +49,7 @@ class Wishes(RequestBody):
     threshold: _Threshold | None = None
     mode: _Mode = "closed"
     precision: _Precision | None = None
+    user: _User | None = None
 
 
 class AskOne(Wishes):
@@ -107,6 +119,8 @@ class AnswerObject(BaseModel):
     passes: int
     """Forward passes that the answer took; 0 where the backend does not say."""
     latency_ms: float
+    variant: Variant | None = None
+    """Whose answer it is where the alias tries a candidate out: `primary` (its own adapter's) or `candidate`."""
 
 
 class AnswerList(BaseModel):
@@ -136,7 +150,6 @@ class ChatRequest(Wishes):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     seed: int | None = None
-    user: Text | None = None
 
     model_config = RequestBody.model_config | {
         "json_schema_extra": {

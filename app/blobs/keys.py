@@ -16,11 +16,6 @@ def checkpoint_key(job_id: str, step: int, fence: int) -> str:
     return f"checkpoints/{job_id}/{step}-{fence}"
 
 
-def evaluation_rows_key(job_id: str, fence: int) -> str:
-    """Returns the key of an evaluation's rows (JSON Lines)."""
-    return f"evaluations/{job_id}-{fence}"
-
-
 def export_key(job_id: str, fence: int) -> str:
     """Returns the key of an export's folder."""
     return f"exports/{job_id}-{fence}"

@@ -1,18 +1,20 @@
 """`/v1/evaluations`: create, list, get, cancel, rows."""
 
-from collections.abc import Iterator
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Query, Request
 
-from app.errors import Conflict
+from app.errors import InvalidInput
 from app.evaluations import repository, service
-from app.evaluations.schemas import CreateEvaluation, EvaluationObject
-from app.http.dependencies import AfterParam, BlobsDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.evaluations.schemas import CreateEvaluation, EvaluationObject, EvaluationRowObject
+from app.http.dependencies import AfterParam, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
 from app.jobs import service as jobs
 from app.jobs.repository import EVALUATION
+
+RowLimitParam = Annotated[int, Query(ge=1, le=1000, description="Most rows of a page.")]
+WrongParam = Annotated[bool | None, Query(description="true: wrong rows alone; false: right ones alone.")]
 
 
 def make_router(*, max_unfinished: int) -> APIRouter:
@@ -21,12 +23,14 @@ def make_router(*, max_unfinished: int) -> APIRouter:
 
     @router.post("")
     def create_evaluation(request: Request, session: TransactionDep, store: StoreDep, body: CreateEvaluation) -> EvaluationObject:
-        """Queues an evaluation: exact match, set F1 and invalid rate of a model's answers on a file."""
+        """Queues an evaluation: a model answers a file's questions, and the answers are held against the file's."""
         evaluation = service.create(
             session,
             model=body.model,
             file_id=body.file,
             max_rows=body.max_rows,
+            threshold=body.threshold,
+            precision=body.precision,
             store=store,
             bell=request.app.state.bell,
             max_unfinished=max_unfinished,
@@ -37,7 +41,7 @@ def make_router(*, max_unfinished: int) -> APIRouter:
     def list_evaluations(session: ReadingDep, after: AfterParam = None, limit: LimitParam = 20) -> ListPage[EvaluationObject]:
         """Lists evaluations, newest first."""
         rows, has_more = repository.list_page(session, after=after, limit=limit)
-        return ListPage.of([EvaluationObject.of(row, repository.job_of(session, row)) for row in rows], has_more=has_more)
+        return ListPage.of([EvaluationObject.of(evaluation, job) for evaluation, job in rows], has_more=has_more)
 
     @router.get("/{evaluation_id}")
     def get_evaluation(session: ReadingDep, evaluation_id: str) -> EvaluationObject:
@@ -51,20 +55,27 @@ def make_router(*, max_unfinished: int) -> APIRouter:
         evaluation = repository.get(session, evaluation_id)
         return EvaluationObject.of(evaluation, jobs.cancel(session, evaluation.job_id, kind=EVALUATION))
 
-    @router.get("/{evaluation_id}/rows", response_class=StreamingResponse)
-    def get_rows(session: ReadingDep, blobs: BlobsDep, evaluation_id: str) -> StreamingResponse:
-        """Streams every row as JSON Lines: question, expected and given codes, whether they match, confidence."""
-        evaluation = repository.get(session, evaluation_id)
-        if (key := evaluation.rows_key) is None:
-            raise Conflict(f"Evaluation {evaluation_id!r} has not succeeded: it has no rows yet.")
-
-        # Opened here, before the status is sent: rows that are missing must not look like none.
-        file = blobs.open(key)
-
-        def lines() -> Iterator[bytes]:
-            with file:
-                yield from file
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+    @router.get("/{evaluation_id}/rows")
+    def list_rows(
+        session: ReadingDep, evaluation_id: str, after: AfterParam = None, limit: RowLimitParam = 100, wrong: WrongParam = None
+    ) -> ListPage[EvaluationRowObject]:
+        """Lists the rows answered so far, in the file's order: question, expected and given codes, confidence."""
+        repository.get(session, evaluation_id)
+        rows, has_more = repository.page_rows(
+            session,
+            evaluation_id,
+            after_row=_row_number(after),
+            is_right=None if wrong is None else not wrong,
+            limit=limit,
+        )
+        return ListPage.of([EvaluationRowObject.of(row) for row in rows], has_more=has_more)
 
     return router
+
+
+def _row_number(after: str | None) -> int:
+    if after is None:
+        return 0
+    if not (after.isascii() and after.isdecimal() and len(after) < 10):
+        raise InvalidInput("Rows go on after a row's number. Use the last id of the page before.", param="after")
+    return int(after)

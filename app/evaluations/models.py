@@ -1,4 +1,4 @@
-"""The table of evaluations."""
+"""The tables of evaluations and their rows."""
 
 from typing import Any
 
@@ -20,5 +20,18 @@ class Evaluation(Base):
     """As the client named it; the adapter that it stood for is the job's."""
     file_id: Mapped[str] = mapped_column(String(64))
     metrics: Mapped[dict[str, Any] | None]
-    rows_key: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[float]
+
+
+class EvaluationRow(Base):
+    """One answered row, kept as soon as it is answered: an evaluation that is interrupted goes on behind it."""
+
+    __tablename__ = "evaluation_rows"
+    __table_args__ = (Index("ix_evaluation_rows_right", "evaluation_id", "is_right", "row"),)
+
+    evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True)
+    row: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Position in the file, from 1."""
+    is_right: Mapped[bool]
+    data: Mapped[dict[str, Any]]
+    """An `EvaluatedRow`."""

@@ -1,19 +1,49 @@
 """What may be done with evaluations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.adapters.service import resolve
+from app.errors import InvalidInput
 from app.evaluations import repository
 from app.evaluations.models import Evaluation
 from app.ids import new_id
+from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, move
+from app.ml.evaluated_rows import EvaluatedRow
 from app.ml.model_store import ModelStore
+
+CHECKPOINT_PREFIX = "ftckpt-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """What a worker is to do; stored as the job's spec."""
+
+    adapter_checksum: str | None
+    """None: the base model alone, or a checkpoint."""
+    checkpoint: str | None
+    max_rows: int | None
+    threshold: float | None
+    precision: float | None
+    version: int = 1
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> "EvaluationPlan":
+        """Reads a job's spec; those of before had no checkpoint and no wishes."""
+        return cls(
+            adapter_checksum=spec["adapter_checksum"],
+            checkpoint=spec.get("checkpoint"),
+            max_rows=spec["max_rows"],
+            threshold=spec.get("threshold"),
+            precision=spec.get("precision"),
+        )
 
 
 def create(
@@ -25,39 +55,63 @@ def create(
     store: ModelStore,
     bell: Doorbell,
     max_unfinished: int,
+    threshold: float | None = None,
+    precision: float | None = None,
 ) -> Evaluation:
     """Queues an evaluation of what `model` stands for now; a later move of an alias does not touch it.
 
+    `model` is a base model, an adapter, an alias, or a checkpoint of a job (`ftckpt-…`).
+
     Raises:
         NotFound: no such model or file.
+        InvalidInput: both a threshold and a precision are wished.
         QueueFull: the queue's limit is reached.
     """
-    resolved = resolve(session, model, store)
-    job = jobs.create_evaluation(
+    if threshold is not None and precision is not None:
+        raise InvalidInput("A precision brings its own threshold. Send one of the two.", param="precision")
+    checkpoint_id: str | None = None
+    if model.startswith(CHECKPOINT_PREFIX):
+        checkpoint = job_rows.get_checkpoint(session, model)
+        base_model, adapter_id, adapter_checksum = job_rows.get(session, checkpoint.job_id).base_model, None, None
+        checkpoint_id = checkpoint.id
+    else:
+        resolved = resolve(session, model, store)
+        base_model, adapter_id, adapter_checksum = resolved.base_model, resolved.adapter_id, resolved.adapter_checksum
+    plan = EvaluationPlan(
+        adapter_checksum=adapter_checksum,
+        checkpoint=checkpoint_id,
+        max_rows=max_rows,
+        threshold=threshold,
+        precision=precision,
+    )
+    job = jobs.create_on_model(
         session,
-        base_model=resolved.base_model,
-        adapter_id=resolved.adapter_id,
+        job_rows.EVALUATION,
+        base_model=base_model,
+        adapter_id=adapter_id,
         file_id=file_id,
-        spec={"version": 1, "adapter_checksum": resolved.adapter_checksum, "max_rows": max_rows},
+        spec=asdict(plan),
         store=store,
         bell=bell,
         max_unfinished=max_unfinished,
     )
     evaluation = Evaluation(
-        id=new_id("eval"),
-        job_id=job.id,
-        model=model,
-        file_id=file_id,
-        metrics=None,
-        rows_key=None,
-        created_at=job.created_at,
+        id=new_id("eval"), job_id=job.id, model=model, file_id=file_id, metrics=None, created_at=job.created_at
     )
     session.add(evaluation)
     session.flush()
     return evaluation
 
 
-def finish(session: Session, lease: Lease, *, metrics: Mapping[str, Any], rows_key: str) -> bool:
+def keep_rows(session: Session, lease: Lease, rows: Sequence[EvaluatedRow]) -> bool:
+    """Stores rows as soon as they are answered; the count of attempts starts anew. False if fenced: nothing is stored."""
+    if not job_rows.update_fenced(session, lease.job_id, lease.fence, {"attempts": 0}):
+        return False
+    repository.add_rows(session, repository.of_job(session, lease.job_id), rows)
+    return True
+
+
+def finish(session: Session, lease: Lease, *, metrics: Mapping[str, Any]) -> bool:
     """Ends an evaluation with its metrics in one transaction. False if fenced: then nothing is published."""
     if not move(
         session,
@@ -68,6 +122,5 @@ def finish(session: Session, lease: Lease, *, metrics: Mapping[str, Any], rows_k
         values={"metrics": dict(metrics)},
     ):
         return False
-    evaluation = repository.of_job(session, lease.job_id)
-    evaluation.metrics, evaluation.rows_key = dict(metrics), rows_key
+    repository.of_job(session, lease.job_id).metrics = dict(metrics)
     return True

@@ -41,7 +41,7 @@ def make_router(*, max_unfinished: int) -> APIRouter:
     def list_exports(session: ReadingDep, after: AfterParam = None, limit: LimitParam = 20) -> ListPage[ExportObject]:
         """Lists exports, newest first."""
         rows, has_more = repository.list_page(session, after=after, limit=limit)
-        return ListPage.of([ExportObject.of(row, repository.job_of(session, row)) for row in rows], has_more=has_more)
+        return ListPage.of([ExportObject.of(export, job) for export, job in rows], has_more=has_more)
 
     @router.get("/{export_id}")
     def get_export(session: ReadingDep, export_id: str) -> ExportObject:

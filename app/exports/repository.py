@@ -1,11 +1,9 @@
 """Queries over exports."""
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.paging import page
-from app.errors import NotFound
 from app.exports.models import Export
+from app.jobs import orders
 from app.jobs.models import Job
 
 
@@ -15,22 +13,19 @@ def get(session: Session, export_id: str) -> Export:
     Raises:
         NotFound: no such export.
     """
-    export = session.get(Export, export_id)
-    if export is None:
-        raise NotFound(f"There is no export {export_id!r}. List them with GET /v1/exports.")
-    return export
+    return orders.get(session, Export, export_id)
 
 
 def of_job(session: Session, job_id: str) -> Export:
     """Returns the export that a job writes."""
-    return session.scalars(select(Export).where(Export.job_id == job_id)).one()
+    return orders.of_job(session, Export, job_id)
 
 
 def job_of(session: Session, export: Export) -> Job:
     """Returns the job that writes an export, as the database holds it now."""
-    return session.get_one(Job, export.job_id, populate_existing=True)
+    return orders.job_of(session, export)
 
 
-def list_page(session: Session, *, after: str | None, limit: int) -> tuple[list[Export], bool]:
-    """Returns a page of exports, newest first, and whether more follow."""
-    return page(session, select(Export), Export, after=after, limit=limit)
+def list_page(session: Session, *, after: str | None, limit: int) -> tuple[list[tuple[Export, Job]], bool]:
+    """Returns a page of exports, newest first, each with its job, and whether more follow."""
+    return orders.list_page(session, Export, after=after, limit=limit)

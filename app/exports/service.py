@@ -30,8 +30,9 @@ def create(
     resolved = resolve(session, model, store)
     if resolved.adapter_id is None:
         raise NotExportable(f"{model!r} is a base model. Export an adapter of it, for example telecom:1.", param="model")
-    job = jobs.create_export(
+    job = jobs.create_on_model(
         session,
+        job_rows.EXPORT,
         base_model=resolved.base_model,
         adapter_id=resolved.adapter_id,
         spec={"version": 1, "adapter_checksum": resolved.adapter_checksum, "format": format},

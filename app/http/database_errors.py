@@ -2,9 +2,9 @@
 
 import structlog
 from fastapi import FastAPI, Request
-from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.responses import JSONResponse
 
+from app.db.outage import DATABASE_AWAY
 from app.http.errors import error_response
 
 _log = structlog.get_logger()
@@ -13,8 +13,9 @@ _log = structlog.get_logger()
 def install_database_error_handlers(app: FastAPI) -> None:
     """Turns a database that does not answer into a 503."""
 
-    @app.exception_handler(OperationalError)
-    @app.exception_handler(TimeoutError)
     async def on_database_away(request: Request, error: Exception) -> JSONResponse:
         _log.error("database_unavailable", error=type(error).__name__)
         return error_response(503, "The database does not answer. Try again in a moment.", code="database_unavailable")
+
+    for error_class in DATABASE_AWAY:
+        app.add_exception_handler(error_class, on_database_away)

@@ -112,6 +112,22 @@ def checkpoints_newest_first(session: Session, job_id: str) -> list[Checkpoint]:
     return list(session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())))
 
 
+def get_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
+    """Returns a checkpoint.
+
+    Raises:
+        NotFound: no such one, or newer ones have taken its place.
+    """
+    checkpoint = session.get(Checkpoint, checkpoint_id)
+    if checkpoint is None:
+        raise NotFound(
+            f"There is no checkpoint {checkpoint_id!r}, or newer ones have taken its place. List a job's checkpoints with "
+            "GET /v1/fine_tuning/jobs/{id}/checkpoints.",
+            param="model",
+        )
+    return checkpoint
+
+
 def best_checkpoint(session: Session, job_id: str) -> Checkpoint | None:
     """Returns the checkpoint whose held-out scores are the best by the job's `metric_for_best_model`, or None."""
     spec = session.scalar(select(Job.spec).where(Job.id == job_id)) or {}

@@ -31,6 +31,7 @@ from app.ml.estimates import check_spec_against_base
 from app.ml.model_store import ModelStore
 from app.ml.spec import FinetuneSpec
 
+_ID_PREFIXES = {repository.EVALUATION: "evaljob", repository.EXPORT: "exportjob"}
 _SUFFIX = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 
 
@@ -145,38 +146,41 @@ def check_new_job(
             check_memory_limit(training, new.spec, base, shapes, blobs, limit_gib=memory_limit_gib)
 
 
-def create_evaluation(
+def create_on_model(
     session: Session,
+    kind: str,
     *,
     base_model: str,
     adapter_id: str | None,
-    file_id: str,
     spec: Mapping[str, Any],
     store: ModelStore,
     bell: Doorbell,
     max_unfinished: int,
+    file_id: str | None = None,
 ) -> Job:
-    """Checks and queues an evaluation."""
-    store.get(base_model)
-    _trainable(session, file_id, "file")
-    job = _job_on_model("evaljob", repository.EVALUATION, base_model, adapter_id, spec)
-    job.validation_file_id = file_id
-    return _queue(session, job, bell=bell, max_unfinished=max_unfinished)
+    """Checks and queues what is done with a model that exists: an evaluation of it on a file, or an export.
 
-
-def create_export(
-    session: Session,
-    *,
-    base_model: str,
-    adapter_id: str,
-    spec: Mapping[str, Any],
-    store: ModelStore,
-    bell: Doorbell,
-    max_unfinished: int,
-) -> Job:
-    """Checks and queues an export."""
+    Raises:
+        NotFound: the base model is not in the store, or there is no such file.
+        InvalidInput: the file has no rows, or is a result.
+        QueueFull: the queue's limit is reached.
+    """
     store.get(base_model)
-    job = _job_on_model("exportjob", repository.EXPORT, base_model, adapter_id, spec)
+    if file_id is not None:
+        _trainable(session, file_id, "file")
+    job = Job(
+        id=new_id(_ID_PREFIXES[kind]),
+        kind=kind,
+        base_model=base_model,
+        training_file_id=None,
+        validation_file_id=file_id,
+        spec=dict(spec),
+        hyperparameters={},
+        suffix=None,
+        seed=0,
+        user_metadata={},
+        adapter_id=adapter_id,
+    )
     return _queue(session, job, bell=bell, max_unfinished=max_unfinished)
 
 
@@ -304,22 +308,6 @@ def fail(session: Session, lease: Lease, *, code: str, message: str, param: str 
         fence=lease.fence,
         level="error",
         values={"error_code": code, "error_message": message, "error_param": param},
-    )
-
-
-def _job_on_model(prefix: str, kind: str, base_model: str, adapter_id: str | None, spec: Mapping[str, Any]) -> Job:
-    return Job(
-        id=new_id(prefix),
-        kind=kind,
-        base_model=base_model,
-        training_file_id=None,
-        validation_file_id=None,
-        spec=dict(spec),
-        hyperparameters={},
-        suffix=None,
-        seed=0,
-        user_metadata={},
-        adapter_id=adapter_id,
     )
 
 

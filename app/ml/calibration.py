@@ -37,6 +37,16 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConfidenceQuality:
+    """How well confidences tell right answers from wrong ones; the fields mean what those of `Calibration` do."""
+
+    ece: float
+    ece_band: tuple[float, float]
+    nll: float
+    brier: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What was found on held-out rows; the quality is that on the rows it was fitted on, by one number."""
 
@@ -132,18 +142,35 @@ def fit_calibration(rows: Sequence[CalibrationRow]) -> Calibration:
     if is_calibrated:
         temperature = math.exp(_minimum(lambda log: _objective(rows, log), -_LOG_BOUND, _LOG_BOUND))
         after = [answer_confidence(row, temperature=temperature) for row in rows]
+    quality = measure_confidences(after, is_right)
     return Calibration(
         temperature=temperature,
         rows=len(rows),
         is_calibrated=is_calibrated,
-        ece=expected_calibration_error(after, is_right),
-        ece_band=_perfect_band(after),
+        ece=quality.ece,
+        ece_band=quality.ece_band,
         ece_before=expected_calibration_error(before, is_right),
-        nll=_nll(after, is_right) / len(rows),
+        nll=quality.nll,
         nll_before=_nll(before, is_right) / len(rows),
-        brier=_brier(after, is_right),
+        brier=quality.brier,
         brier_before=_brier(before, is_right),
         curve=precision_curve(after, is_right),
+    )
+
+
+def measure_confidences(confidences: Sequence[float], is_right: Sequence[bool]) -> ConfidenceQuality:
+    """Says how well confidences tell right answers from wrong ones.
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not confidences:
+        raise ValueError("the quality of confidences needs at least one row")
+    return ConfidenceQuality(
+        ece=expected_calibration_error(confidences, is_right),
+        ece_band=_perfect_band(confidences),
+        nll=_nll(confidences, is_right) / len(confidences),
+        brier=_brier(confidences, is_right),
     )
 
 

@@ -53,11 +53,12 @@ def score_answers(predicted: Sequence[Codes], true: Sequence[Codes], vocabulary:
         ordered_match=sum(p == t for p, t in pairs) / rows,
         set_f1=sum(set_f1(p, t) for p, t in pairs) / rows,
         micro_f1=2 * overlap / sizes if sizes else 1.0,
-        invalid_rate=sum(_is_invalid(p, vocabulary) for p, _ in pairs) / rows,
+        invalid_rate=sum(is_invalid(p, vocabulary) for p, _ in pairs) / rows,
     )
 
 
-def _is_invalid(codes: Codes, vocabulary: frozenset[str] | None) -> bool:
+def is_invalid(codes: Codes, vocabulary: frozenset[str] | None) -> bool:
+    """Says whether an answer holds no code, an empty one, or one outside the vocabulary."""
     if not codes or "" in codes:
         return True
     return vocabulary is not None and any(code not in vocabulary for code in codes)

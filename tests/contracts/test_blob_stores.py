@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.blobs.keys import adapter_key, checkpoint_key, evaluation_rows_key
+from app.blobs.keys import adapter_key, checkpoint_key, export_key
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
 from app.durable import seal_folder, verify_folder
@@ -176,7 +176,7 @@ def test_nothing_is_put_outside_the_store(store: BlobStore, tmp_path: Path, key:
 
 def test_the_keys_of_a_lost_worker_and_its_successor_differ() -> None:
     assert checkpoint_key("ftjob-1", 10, 1) != checkpoint_key("ftjob-1", 10, 2)
-    assert evaluation_rows_key("evaljob-1", 1) != evaluation_rows_key("evaljob-1", 2)
+    assert export_key("exportjob-1", 1) != export_key("exportjob-1", 2)
 
 
 def test_equal_adapters_share_a_key() -> None:

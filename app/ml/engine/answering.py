@@ -23,7 +23,7 @@ from app.ml.engine.drafted.questions import Question
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.observing import Observation
 from app.ml.engine.packed.anatomy import find_anatomy
-from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer
+from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer, known_codes
 from app.ml.errors import AdapterMismatch, PromptTooLong
 from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
 
@@ -249,12 +249,14 @@ class AnswerEngine:
         vocabulary = question.plan.grammar.vocabulary
         assert ask.checksum is not None
         card = self._card_of(ask.checksum)
+        alternatives = tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives]
         return EngineAnswer(
             best=best,
-            alternatives=tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives],
+            alternatives=alternatives,
             prompt_tokens=len(question.prompt),
             completion_tokens=best.tokens,
-            in_vocabulary=tuple(code in vocabulary for code in best.codes),
+            in_vocabulary=known_codes(best, vocabulary),
+            alternatives_in_vocabulary=tuple(known_codes(other, vocabulary) for other in alternatives),
             passes=question.best_passes,
             calibrated=card.calibration is not None and card.calibration.is_calibrated,
             out_of_scope=card.novelty is not None and question.novelty is not None and question.novelty > card.novelty.limit,

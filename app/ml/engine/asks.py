@@ -29,6 +29,9 @@ class EngineAnswer:
     prompt_tokens: int
     completion_tokens: int
     in_vocabulary: tuple[bool, ...]
+    """Whether the vocabulary lists each code of the best answer."""
+    alternatives_in_vocabulary: tuple[tuple[bool, ...], ...] = ()
+    """The same of each alternative."""
     passes: int = 0
     """Forward passes that the best answer took."""
     calibrated: bool = False

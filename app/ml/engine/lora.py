@@ -13,6 +13,7 @@ from app.ml.errors import InvalidSpec
 from app.ml.spec import FinetuneSpec
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def attach_adapter(network: Any, spec: FinetuneSpec) -> Any:

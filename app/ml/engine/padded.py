@@ -95,16 +95,22 @@ class PaddedEngine:
                 width=alternatives + 1,
                 decode=tokenizer.decode,
             )
+        others = [
+            tuple(other for other in beam if other.codes != answer.codes)[:alternatives]
+            for (answer,), beam in zip(best, beams, strict=True)
+        ]
+        vocabulary = slot.card.vocabulary
         return [
             EngineAnswer(
                 best=answer,
-                alternatives=tuple(other for other in beam if other.codes != answer.codes)[:alternatives],
+                alternatives=found,
                 prompt_tokens=len(prompt),
                 completion_tokens=answer.tokens,
-                in_vocabulary=tuple(code in slot.card.vocabulary for code in answer.codes),
+                in_vocabulary=known_codes(answer, vocabulary),
+                alternatives_in_vocabulary=tuple(known_codes(other, vocabulary) for other in found),
                 passes=answer.tokens,
             )
-            for (answer,), beam, prompt in zip(best, beams, prompts, strict=True)
+            for (answer,), found, prompt in zip(best, others, prompts, strict=True)
         ]
 
     def _free(self, prompts: Sequence[list[int]], checksum: str | None) -> list[EngineAnswer]:
@@ -130,6 +136,11 @@ class PaddedEngine:
 
     def _without_adapters(self) -> Any:
         return self._network.disable_adapter() if self._slots else nullcontext()
+
+
+def known_codes(answer: DecodedAnswer, vocabulary: CodeVocabulary) -> tuple[bool, ...]:
+    """Returns of each code whether the vocabulary lists it."""
+    return tuple(code in vocabulary for code in answer.codes)
 
 
 def free_answer(

@@ -4,11 +4,10 @@ import httpx2
 import pytest
 
 from app.adapters import service
-from app.adapters.models import Alias, AliasMove
 from app.db.unit_of_work import unit_of_work
 from app.jobs.states import JobStatus
 from tests.fixtures.api import BASE, WEIGHTLESS, Api
-from tests.fixtures.queue import insert_adapter, insert_job, row_count
+from tests.fixtures.queue import insert_adapter, insert_job
 
 
 def point(api: Api, to: str, *, alias: str = "telecom@production", **fields: Any) -> httpx2.Response:
@@ -147,83 +146,3 @@ class TestVersions:
             raise RuntimeError
 
         assert insert_adapter(api.engine) == "telecom:1"
-
-
-class TestAliases:
-    def test_an_alias_points_where_it_was_told(self, api: Api) -> None:
-        adapter_id = insert_adapter(api.engine)
-
-        assert point(api, adapter_id).json()["model"] == adapter_id
-        assert api.client.get("/v1/aliases/telecom@production").json()["model"] == adapter_id
-
-    def test_previous_goes_back_to_where_it_pointed_before(self, api: Api) -> None:
-        first, second = insert_adapter(api.engine), insert_adapter(api.engine)
-        point(api, first)
-        point(api, second)
-
-        assert point(api, "previous").json()["model"] == first
-
-    def test_previous_twice_comes_back(self, api: Api) -> None:
-        first, second = insert_adapter(api.engine), insert_adapter(api.engine)
-        point(api, first)
-        point(api, second)
-        point(api, "previous")
-
-        assert point(api, "previous").json()["model"] == second
-
-    def test_previous_of_an_alias_that_moved_only_once_is_404(self, api: Api) -> None:
-        point(api, insert_adapter(api.engine))
-
-        response = point(api, "previous")
-
-        assert (response.status_code, response.json()["error"]["param"]) == (404, "to")
-
-    def test_previous_of_a_new_alias_is_404(self, api: Api) -> None:
-        assert point(api, "previous").status_code == 404
-
-    def test_the_history_keeps_every_move_newest_first(self, api: Api) -> None:
-        first, second = insert_adapter(api.engine), insert_adapter(api.engine)
-        point(api, first)
-        point(api, second, reason="F1 0.97")
-        point(api, "previous", reason="complaints")
-
-        data = api.client.get("/v1/aliases/telecom@production/history").json()["data"]
-
-        assert [(move["number"], move["from_model"], move["to_model"], move["reason"]) for move in data] == [
-            (3, second, first, "complaints"),
-            (2, first, second, "F1 0.97"),
-            (1, None, first, None),
-        ]
-
-    @pytest.mark.parametrize("to", ["telecom:9", BASE, "other@production"])
-    def test_an_alias_points_only_to_an_adapter_that_is_there(self, api: Api, to: str) -> None:
-        response = point(api, to)
-
-        assert (response.status_code, response.json()["error"]["param"]) == (404, "to")
-        assert (row_count(api.engine, Alias), row_count(api.engine, AliasMove)) == (0, 0)
-
-    @pytest.mark.parametrize("alias", ["production", "telecom:1", "@production", "telecom@", "a b@c", "a@b@c", "电信@生产"])
-    def test_an_alias_of_another_form_is_refused(self, api: Api, alias: str) -> None:
-        response = point(api, insert_adapter(api.engine), alias=alias)
-
-        assert (response.status_code, response.json()["error"]["param"]) == (400, "name")
-
-    @pytest.mark.parametrize("path", ["", "/history"])
-    def test_an_unknown_alias_is_404(self, api: Api, path: str) -> None:
-        assert api.client.get(f"/v1/aliases/telecom@production{path}").status_code == 404
-
-    def test_an_alias_that_moved_away_frees_its_adapter(self, api: Api) -> None:
-        first, second = insert_adapter(api.engine), insert_adapter(api.engine)
-        point(api, first)
-        point(api, second)
-
-        assert api.client.delete(f"/v1/models/{first}").status_code == 200
-
-    def test_previous_of_a_deleted_adapter_is_404_and_moves_nothing(self, api: Api) -> None:
-        first, second = insert_adapter(api.engine), insert_adapter(api.engine)
-        point(api, first)
-        point(api, second)
-        api.client.delete(f"/v1/models/{first}")
-
-        assert point(api, "previous").status_code == 404
-        assert api.client.get("/v1/aliases/telecom@production").json()["model"] == second

@@ -182,7 +182,7 @@ class TestAliases:
         assert seen == [first, second, first]
 
     def test_a_promotion_by_another_process_is_seen_within_its_promise(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-        from app.adapters import service
+        from app.adapters import aliases
         from app.answers import model_names
         from app.db.unit_of_work import unit_of_work
 
@@ -190,7 +190,7 @@ class TestAliases:
         api.client.put("/v1/aliases/telecom@production", json={"to": first})
         ask(api, model="telecom@production")
         with unit_of_work(api.engine) as session:
-            service.point_alias(session, "telecom@production", to=second, reason=None)
+            aliases.point(session, "telecom@production", aliases.Move(first, second, None), aliases.Author())
         monkeypatch.setattr(model_names, "_KEPT_S", 0.0)
 
         assert ask(api, model="telecom@production").json()["adapter"] == second

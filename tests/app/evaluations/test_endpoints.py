@@ -1,5 +1,3 @@
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,22 +5,42 @@ import pytest
 from app.db.unit_of_work import unit_of_work
 from app.evaluations import service
 from app.jobs import leases
+from app.jobs import service as jobs
+from app.jobs.leases import Lease
 from app.jobs.models import Job
+from app.ml.evaluated_rows import EvaluatedRow
 from tests.fixtures.api import BASE, WEIGHTLESS, Api
 from tests.fixtures.db import failing_commits
-from tests.fixtures.queue import insert_adapter, must_claim, read_job, row_count
+from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_job, row_count
 
 
 def post(api: Api, **fields: Any) -> Any:
     return api.client.post("/v1/evaluations", json={"model": BASE, "file": api.file_id(purpose="evals"), **fields})
 
 
-def keep_rows(api: Api, key: str) -> bytes:
-    rows = json.dumps({"question": "问", "match": True}).encode() + b"\n"
-    path = api.settings.blobs_dir / key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(rows)
-    return rows
+def row(number: int, given: str, expected: str) -> EvaluatedRow:
+    return EvaluatedRow(
+        row=number,
+        question=f"问{number}",
+        expected=(expected,),
+        given=(given,),
+        code_confidences=(0.75,),
+        confidence=0.75,
+        in_vocabulary=True,
+        fallback=None,
+        latency_ms=4.5,
+        passes=2,
+        slices={"code_count": "1"},
+    )
+
+
+def keep(api: Api, lease: Lease, *rows: EvaluatedRow) -> bool:
+    with unit_of_work(api.engine) as session:
+        return service.keep_rows(session, lease, rows)
+
+
+def rows_of(api: Api, evaluation_id: str, **query: Any) -> Any:
+    return api.client.get(f"/v1/evaluations/{evaluation_id}/rows", params=query).json()
 
 
 def test_an_evaluation_is_queued_and_readable_at_once(api: Api) -> None:
@@ -53,6 +71,9 @@ def test_an_evaluation_keeps_what_its_alias_stood_for(api: Api) -> None:
         ({"file": "file-none"}, 404, "file"),
         ({"max_rows": 0}, 422, "max_rows"),
         ({"rows": 5}, 422, "rows"),
+        ({"model": "ftckpt-none"}, 404, "model"),
+        ({"threshold": 0.5, "precision": 0.9}, 400, "precision"),
+        ({"precision": 1.0}, 422, "precision"),
     ],
 )
 def test_a_wrong_request_is_refused_and_queues_nothing(api: Api, fields: dict[str, Any], status: int, param: str) -> None:
@@ -85,25 +106,100 @@ def test_a_second_cancel_is_a_conflict(api: Api) -> None:
     assert api.client.post(f"/v1/evaluations/{evaluation_id}/cancel").status_code == 409
 
 
-def test_an_evaluation_without_rows_yet_says_so(api: Api) -> None:
-    evaluation_id = post(api).json()["id"]
-
-    response = api.client.get(f"/v1/evaluations/{evaluation_id}/rows")
-
-    assert (response.status_code, response.headers["x-should-retry"]) == (409, "false")
-
-
-def test_a_finished_evaluation_shows_its_metrics_and_rows(api: Api) -> None:
+def test_a_finished_evaluation_shows_its_metrics(api: Api) -> None:
     evaluation_id = post(api).json()["id"]
     lease = must_claim(api.engine)
-    rows = keep_rows(api, "evaluations/e-1")
     with unit_of_work(api.engine) as session:
-        assert service.finish(session, lease, metrics={"rows": 1, "exact_match": 1.0}, rows_key="evaluations/e-1")
+        assert service.finish(session, lease, metrics={"rows": 1, "exact_match": 1.0})
 
     body = api.client.get(f"/v1/evaluations/{evaluation_id}").json()
 
     assert (body["status"], body["metrics"]) == ("succeeded", {"rows": 1, "exact_match": 1.0})
-    assert api.client.get(f"/v1/evaluations/{evaluation_id}/rows").content == rows
+
+
+def test_rows_are_shown_as_soon_as_they_are_answered(api: Api) -> None:
+    evaluation_id = post(api).json()["id"]
+    assert rows_of(api, evaluation_id)["data"] == []
+
+    assert keep(api, must_claim(api.engine), row(2, "取消方式_1", "取消方式_13"))
+
+    (shown,) = rows_of(api, evaluation_id)["data"]
+    assert (shown["id"], shown["row"], shown["question"]) == ("2", 2, "问2")
+    assert (shown["expected"], shown["given"], shown["match"]) == (["取消方式_13"], ["取消方式_1"], False)
+    assert (shown["confidence"], shown["latency_ms"], shown["slices"]) == (0.75, 4.5, {"code_count": "1"})
+
+
+def test_rows_are_listed_page_by_page_in_the_files_order(api: Api) -> None:
+    evaluation_id = post(api).json()["id"]
+    lease = must_claim(api.engine)
+    keep(api, lease, row(3, "a", "a"), row(10, "a", "b"))
+    keep(api, lease, row(1, "a", "b"), row(2, "a", "a"))
+
+    first = rows_of(api, evaluation_id, limit=3)
+    second = rows_of(api, evaluation_id, limit=3, after=first["last_id"])
+
+    assert [one["row"] for one in first["data"]] == [1, 2, 3]
+    assert [one["row"] for one in second["data"]] == [10]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+
+
+@pytest.mark.parametrize(("wrong", "expected"), [("true", [1, 10]), ("false", [2, 3])])
+def test_the_wrong_rows_can_be_asked_for_alone(api: Api, wrong: str, expected: list[int]) -> None:
+    evaluation_id = post(api).json()["id"]
+    keep(api, must_claim(api.engine), row(1, "a", "b"), row(2, "a", "a"), row(3, "a", "a"), row(10, "a", "b"))
+
+    assert [one["row"] for one in rows_of(api, evaluation_id, wrong=wrong)["data"]] == expected
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "9" * 12])
+def test_rows_go_on_after_a_number_alone(api: Api, after: str) -> None:
+    evaluation_id = post(api).json()["id"]
+
+    assert api.client.get(f"/v1/evaluations/{evaluation_id}/rows", params={"after": after}).status_code == 400
+
+
+def test_rows_that_are_kept_are_a_sign_of_progress(api: Api) -> None:
+    job_id = post(api).json()["job"]
+    for _ in range(5):
+        lease = must_claim(api.engine)
+        keep(api, lease, row(lease.fence, "a", "a"))
+        with unit_of_work(api.engine) as session:
+            leases.interrupt(session, lease, reason="killed.")
+
+    assert read_job(api.engine, job_id).status == "interrupted"
+
+
+def test_a_fenced_worker_keeps_no_rows(api: Api) -> None:
+    evaluation_id = post(api).json()["id"]
+    stale = must_claim(api.engine)
+    with unit_of_work(api.engine) as session:
+        leases.interrupt(session, stale, reason="lost.")
+
+    assert not keep(api, stale, row(1, "a", "a"))
+    assert rows_of(api, evaluation_id)["data"] == []
+
+
+def test_a_checkpoint_can_be_evaluated(api: Api) -> None:
+    job_id = insert_job(api.engine, training_file_id=insert_file(api.engine))
+    lease = must_claim(api.engine)
+    with unit_of_work(api.engine) as session:
+        jobs.record_checkpoint(session, lease, step=4, blob_key="checkpoints/x", checksum="c" * 64, metrics={"step": 4})
+    (checkpoint,) = api.client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints").json()["data"]
+
+    body = post(api, model=checkpoint["id"]).json()
+
+    assert (body["model"], body["checkpoint"], body["adapter"], body["base_model"]) == (
+        checkpoint["id"],
+        checkpoint["id"],
+        None,
+        BASE,
+    )
+
+
+def test_a_wished_precision_is_kept_for_the_worker(api: Api) -> None:
+    body = post(api, precision=0.9).json()
+
+    assert (body["precision"], body["threshold"]) == (0.9, None)
 
 
 def test_a_fenced_worker_publishes_no_metrics(api: Api) -> None:
@@ -113,7 +209,7 @@ def test_a_fenced_worker_publishes_no_metrics(api: Api) -> None:
         leases.interrupt(session, stale, reason="lost.")
 
     with unit_of_work(api.engine) as session:
-        assert not service.finish(session, stale, metrics={"exact_match": 1.0}, rows_key="k")
+        assert not service.finish(session, stale, metrics={"exact_match": 1.0})
 
     assert api.client.get(f"/v1/evaluations/{evaluation_id}").json()["metrics"] is None
 
@@ -139,14 +235,3 @@ def test_a_commit_that_fails_queues_nothing(api: Api) -> None:
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/cancel"), ("GET", "/rows")])
 def test_an_unknown_evaluation_is_404(api: Api, method: str, path: str) -> None:
     assert api.client.request(method, f"/v1/evaluations/eval-none{path}").status_code == 404
-
-
-def test_rows_that_vanished_from_the_store_are_an_error_and_no_torn_stream(api: Api, tmp_path: Path) -> None:
-    evaluation_id = post(api).json()["id"]
-    lease = must_claim(api.engine)
-    with unit_of_work(api.engine) as session:
-        service.finish(session, lease, metrics={}, rows_key="evaluations/gone")
-
-    response = api.client.get(f"/v1/evaluations/{evaluation_id}/rows")
-
-    assert response.status_code == 500

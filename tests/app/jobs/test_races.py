@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from app.adapters import aliases
 from app.adapters import service as adapters
 from app.datasets import service as datasets
 from app.db.unit_of_work import unit_of_work
@@ -73,18 +74,26 @@ def test_two_jobs_that_finish_under_one_new_name_get_two_versions(engine: Engine
         assert adapters.resolve(session, "telecom:2", store=None).adapter_id == "telecom:2"  # type: ignore[arg-type]
 
 
-def test_two_first_moves_of_one_alias_are_both_kept(engine: Engine) -> None:
+def test_of_two_first_moves_of_one_alias_the_slower_is_refused(engine: Engine) -> None:
     first, second = insert_adapter(engine), insert_adapter(engine)
+    refusals: list[str] = []
 
-    def point_to(adapter_id: str) -> Callable[[Session], object]:
-        return lambda session: adapters.point_alias(session, "telecom@production", to=adapter_id, reason=None)
+    def point_to(session: Session, adapter_id: str) -> None:
+        aliases.point(session, "telecom@production", aliases.Move(None, adapter_id, None), aliases.Author())
 
-    with transaction_with_another_beside_it(engine, point_to(second)) as session:
-        point_to(first)(session)
+    def come_too_late(other: Session) -> None:
+        try:
+            point_to(other, second)
+        except aliases.AliasMoved as error:
+            refusals.append(error.message)
+
+    with transaction_with_another_beside_it(engine, come_too_late) as session:
+        point_to(session, first)
 
     with unit_of_work(engine) as session:
-        moves = adapters.repository.moves_of(session, "telecom@production")
-        assert [(move.from_adapter_id, move.to_adapter_id) for move in moves] == [(first, second), (None, first)]
+        moves = adapters.repository.moves_of(session, "telecom@production", limit=10)
+        assert [(move.from_adapter_id, move.to_adapter_id) for move in moves] == [(None, first)]
+    assert refusals
 
 
 def test_a_file_cannot_be_deleted_beside_the_job_that_begins_to_use_it(engine: Engine) -> None:

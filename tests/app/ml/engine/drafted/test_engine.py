@@ -308,6 +308,21 @@ def test_open_values_are_marked_and_everything_else_is_of_the_vocabulary(
             assert is_known or set(code) <= set("9.1")
 
 
+def test_the_codes_of_alternatives_are_marked_as_those_of_the_answer_are(
+    sharp_folder: BaseModelFolder, published: dict[str, Published]
+) -> None:
+    adapter = published["lora"]
+    card = read_card(adapter.folder)
+    answers = loaded(sharp_folder, adapter).answer(QUESTIONS, checksum=adapter.checksum, alternatives=3, mode="open_values")
+    marks = {
+        (code in card.vocabulary, is_known)
+        for answer in answers
+        for other, known in zip(answer.alternatives, answer.alternatives_in_vocabulary, strict=True)
+        for code, is_known in zip(other.codes, known, strict=True)
+    }
+    assert marks == {(True, True), (False, False)}
+
+
 def test_an_answered_question_leaves_nothing_to_the_garbage_collector(
     sharp_folder: BaseModelFolder, published: dict[str, Published]
 ) -> None:

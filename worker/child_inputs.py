@@ -1,0 +1,49 @@
+"""What several kinds of work in the training process begin with: a base model on its device, rows, an adapter's codes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.ml.adapter_card import AdapterCard
+from app.ml.codes import CodeVocabulary
+from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
+from app.ml.engine.loading import LoadedModel, load_base_model
+from app.ml.engine.question_index import QuestionIndex
+from app.ml.engine.self_test import check_device
+from app.ml.errors import NoRows
+from app.ml.formats.example import Example
+from app.ml.model_store import BaseModelFolder
+from app.ml.spec import Precision
+from worker.assignment import Assignment
+
+
+def load_base(assignment: Assignment, *, precision: Precision) -> LoadedModel:
+    """Loads the base model on the best device, once that has shown that it computes rightly."""
+    use_threads(assignment.threads)
+    device = pick_device()
+    limit_memory(device, assignment.memory_limit_gib)
+    if device.type != "cpu":
+        check_device(device)
+    folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)
+    return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
+
+
+def some_rows(examples: list[Example], param: str) -> list[Example]:
+    """Returns the rows of a file.
+
+    Raises:
+        NoRows: there are none.
+    """
+    if not examples:
+        raise NoRows("The file has no rows. Give one that has.", param=param)
+    return examples
+
+
+def vocabulary_of(examples: Sequence[Example], extra_codes: Sequence[str]) -> CodeVocabulary:
+    """Returns the codes of training rows, and behind them those of the code book that were asked for."""
+    return CodeVocabulary.from_answers(example.codes for example in examples).extended(extra_codes)
+
+
+def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionIndex:
+    """Indexes an adapter's training questions without their wrapper."""
+    bare = [card.wrapper.strip(example.question) for example in examples]
+    return QuestionIndex.build(bare, [example.codes for example in examples], vocabulary=card.vocabulary)
