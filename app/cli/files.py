@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import ApiClient, ApiError
-from app.cli.data import data_cli
 from app.cli.terminal import JsonOption, Terminal, UrlOption, facts, table, talking
 
 _RECENT_FILES = 1000
@@ -47,7 +46,6 @@ def _find_uploaded(client: ApiClient, path: Path, purpose: str) -> str | None:
     return None
 
 
-@data_cli.command()
 def upload(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Alpaca JSON, JSONL, chat JSONL, CSV, TSV, XLSX.")],
     purpose: Annotated[str, typer.Option(help="fine-tune, or evals for a test set.")] = "fine-tune",
@@ -66,7 +64,6 @@ def upload(
         terminal.result(made, _file_facts(made))
 
 
-@data_cli.command("list")
 def list_files(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most files.")] = 20,
     url: UrlOption = None,
@@ -79,7 +76,6 @@ def list_files(
         terminal.result({"object": "list", "data": files}, table(("id", "name", "purpose", "rows", "bytes"), rows))
 
 
-@data_cli.command()
 def show(file: Annotated[str, typer.Argument(help="A file's id.")], url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Shows a dataset's report."""
     with talking(url, as_json=as_json) as (client, terminal):
@@ -87,7 +83,6 @@ def show(file: Annotated[str, typer.Argument(help="A file's id.")], url: UrlOpti
         terminal.result(found, _file_facts(found))
 
 
-@data_cli.command()
 def split(
     file: FileArgument,
     part: Annotated[
@@ -106,7 +101,6 @@ def split(
         terminal.result(made, table(("part", "rows", "file"), rows))
 
 
-@data_cli.command()
 def delete(file: Annotated[str, typer.Argument(help="A file's id.")], url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Deletes a dataset that no unfinished job needs."""
     with talking(url, as_json=as_json) as (client, terminal):

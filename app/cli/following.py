@@ -35,7 +35,9 @@ def follow_job(client: ApiClient, terminal: Terminal, job_id: str) -> dict[str, 
             _show_events(client, terminal, path, losses)
     except KeyboardInterrupt:
         terminal.notes.print(
-            f"\n{job_id} goes on. Look again: dianda watch {job_id}   Stop it: dianda jobs cancel {job_id}", markup=False
+            f"\n{job_id} goes on. Look again: dianda watch {job_id}   Stop it: dianda jobs cancel {job_id}",
+            markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(INTERRUPTED) from None
     job = client.get(path)

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -10,12 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from app.cli import files
 from app.cli.asking import ask, chat
 from app.cli.client import ApiClient, ApiError
+from app.cli.data import data_cli
 from app.cli.demo import run_demo
 from app.cli.evaluating import compare, evaluate
 from app.cli.export import export_to_folder
-from app.cli.files import data_cli
 from app.cli.promoting import aliases_cli, promote
 from app.cli.stack import StackError, running_stack, worker_command
 from app.cli.terminal import JsonOption, Terminal, UrlOption, table, talking
@@ -36,8 +38,13 @@ cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(aliases_cli, name="aliases")
 cli.command(context_settings=TRAIN_CONTEXT)(train)
-for _command in (watch, ask, chat, evaluate, compare, promote):
+_COMMANDS: tuple[Callable[..., None], ...] = (watch, ask, chat, evaluate, compare, promote)
+for _command in _COMMANDS:
     cli.command()(_command)
+data_cli.command("list")(files.list_files)
+_COMMANDS_OF_DATA: tuple[Callable[..., None], ...] = (files.upload, files.show, files.split, files.delete)
+for _command in _COMMANDS_OF_DATA:
+    data_cli.command()(_command)
 _console = Console(stderr=True, highlight=False)
 
 

@@ -35,7 +35,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """Tells a person something that is no result; silent where a program reads."""
         if not self.as_json:
-            self.notes.print(Text(text))
+            self.notes.print(Text(text), soft_wrap=True)
 
     def result(self, value: Mapping[str, Any], *shown: RenderableType) -> None:
         """Prints a result: the object where JSON is wanted, else what shows it."""
@@ -51,7 +51,7 @@ class Terminal:
             body = {"message": str(error), "code": error.code, "param": error.param, "details": error.details or None}
             print(json.dumps({"error": body}, ensure_ascii=False), flush=True)
         else:
-            self.notes.print(Text(str(error), style="red"))
+            self.notes.print(Text(str(error), style="red"), soft_wrap=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """`dianda train`, `watch` and `jobs`: the recipe's shell arguments in, a live loss out."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -19,17 +19,32 @@ _NOT_NEEDED = {
     "preprocessing_num_workers", "dataloader_num_workers", "dataset_dir", "report_to", "ddp_timeout", "fp16", "bf16",
     "trust_remote_code", "val_size", "include_num_input_tokens_seen", "optim", "packing", "flash_attn", "save_total_limit",
 }  # fmt: skip
-_TWINS = {"model_name_or_path": "model", "dataset": "dataset", "output_dir": "output"}
-# Options of extra arguments: everything that is no option of `train` is a hyperparameter.
-TRAIN_CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+_PLACES = ("model", "dataset", "targets", "output")
+_FLAGS = {"model": "model_name_or_path", "dataset": "dataset", "targets": "lora_target", "output": "output_dir"}
+# click puts options that it does not know among the arguments: they are hyperparameters.
+TRAIN_CONTEXT = {"ignore_unknown_options": True}
+_USAGE = "MODEL DATASET [TARGETS] [OUTPUT] [--HYPERPARAMETER VALUE]..."
+
+
+@dataclass(frozen=True)
+class TrainingWords:
+    """A command line, sorted: the recipe's four arguments, and hyperparameters by name."""
+
+    model: str | None
+    dataset: str | None
+    output: str | None
+    hyperparameters: dict[str, Any]
 
 
 def train(
-    context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="Base model, a name of: dianda models list")] = None,
-    dataset: Annotated[str | None, typer.Argument(help="Training file: an id, or a path to upload.")] = None,
-    targets: Annotated[str | None, typer.Argument(help="lora_target: q_proj,k_proj,v_proj or all; none: the preset's.")] = None,
-    output: Annotated[str | None, typer.Argument(help="Name of the adapter: telecom gives telecom:1, telecom:2, …")] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL DATASET [TARGETS] [OUTPUT]",
+            help="Base model; training file (id, or path to upload); modules that get an adapter (q_proj,k_proj,v_proj or all; "
+            "none: the preset's); name of the adapter (telecom gives telecom:1, telecom:2, …).",
+        ),
+    ] = None,
     validation: Annotated[str | None, typer.Option(help="Held-out file (id or path): scored each epoch, calibrates.")] = None,
     preset: Annotated[str | None, typer.Option(help="recipe (default) or quick; hyperparameters override it.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of order and weights.")] = None,
@@ -46,27 +61,20 @@ def train(
     Any other option is a hyperparameter under LLaMA-Factory's name or OpenAI's: --lora_rank 64 --num_train_epochs 3 --use_dora
     false. LLaMA-Factory's --model_name_or_path, --dataset, --lora_target and --output_dir are understood, too.
     """
-    hyperparameters = parse_hyperparameters(context.args)
-    places: dict[str, Any] = {"model": model, "dataset": dataset, "output": output}
-    for name, place in _TWINS.items():
-        if (given := hyperparameters.pop(name, None)) is not None:
-            if places[place] is not None:
-                raise typer.BadParameter(f"{place.upper()} is given twice: {places[place]!r} and {given!r}.")
-            places[place] = str(given)
+    asked = parse_words(words or [])
+    hyperparameters = asked.hyperparameters
     with talking(url, as_json=as_json) as (client, terminal):
         for name in sorted(_NOT_NEEDED & hyperparameters.keys()):
             del hyperparameters[name]
             terminal.say(f"--{name} means nothing here and is left out.")
-        if targets is not None:
-            hyperparameters["lora_target"] = targets
         if preset is not None:
             hyperparameters["preset"] = preset
-        if places["model"] is None or places["dataset"] is None:
+        if asked.model is None or asked.dataset is None:
             raise ApiError("A base model and a dataset are needed: dianda train MODEL DATASET [TARGETS] [OUTPUT]")
-        body = {
-            "model": places["model"],
-            "training_file": file_id_of(client, terminal, places["dataset"], purpose="fine-tune", columns=columns),
-            "suffix": places["output"],
+        body: dict[str, Any] = {
+            "model": asked.model,
+            "training_file": file_id_of(client, terminal, asked.dataset, purpose="fine-tune", columns=columns),
+            "suffix": asked.output,
             "seed": seed,
             "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         }
@@ -84,23 +92,39 @@ def train(
             follow_job(client, terminal, job["id"])
 
 
-def parse_hyperparameters(arguments: Sequence[str]) -> dict[str, Any]:
-    """Reads `--name value`, `--name=value` and a lone `--name` (true); numbers, true and false are what they look like.
+def parse_words(words: Sequence[str]) -> TrainingWords:
+    """Sorts a command line: `--name value`, `--name=value` and a lone `--name` (true) from the four arguments.
+
+    Numbers, true and false are what they look like.
 
     Raises:
-        typer.BadParameter: a word that belongs to no option.
+        typer.BadParameter: a word too many, or something that is given twice.
     """
     found: dict[str, Any] = {}
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or len(word) == 2:
-            raise typer.BadParameter(f"{word!r} belongs to no option. Hyperparameters are --name value.")
+    places: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            places.append(word)
+            continue
         name, equals, value = word[2:].partition("=")
         if not equals:
-            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
         found[name.replace("-", "_")] = _value(value)
-    return found
+    if len(places) > len(_PLACES):
+        raise typer.BadParameter(f"{places[len(_PLACES)]!r} is one argument too many: {_USAGE}")
+    given: dict[str, str] = {}
+    for name, place in zip(_PLACES, places, strict=False):
+        given[name] = place
+    for name, flag in _FLAGS.items():
+        if flag not in found:
+            continue
+        if name in given:
+            raise typer.BadParameter(f"{given[name]!r} and --{flag} {found[flag]} say the same thing. Give one.")
+        given[name] = str(found.pop(flag))
+    hyperparameters = found | ({"lora_target": given["targets"]} if "targets" in given else {})
+    return TrainingWords(given.get("model"), given.get("dataset"), given.get("output"), hyperparameters)
 
 
 def _value(text: str) -> Any:

@@ -1,0 +1,69 @@
+"""`dianda` as a person uses it, against the product as processes: train, watch, evaluate, compare, promote, ask, chat."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.fixtures.tiny import TINY
+from tests.integration.conftest import Product
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def dianda(product: Product, *words: str, stdin: str | None = None) -> str:
+    """Runs a command that must succeed; returns its stdout."""
+    command = [sys.executable, "-m", "app.cli.main", *words, "--url", product.stack.url]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{product.logs()}"
+    return done.stdout
+
+
+def test_the_recipe_runs_from_the_terminal(product: Product) -> None:
+    product.upload()
+    rows = str(product.folder / "rows-16.json")
+    words = ("--preset", "quick", "--lora_rank", "4", "--precision", "fp32", "--learning_rate", "1e-2")
+
+    lines = dianda(product, "train", TINY, rows, "q_proj,v_proj", "terminal", *words, "--num_train_epochs", "20", "--json")
+    events = [json.loads(line) for line in lines.splitlines()]
+    assert events[-1]["fine_tuned_model"] == "terminal:1"
+    losses = [event["data"]["loss"] for event in events[:-1] if "loss" in (event["data"] or {})]
+    assert losses[-1] < losses[0]
+
+    shown = dianda(product, "train", TINY, rows, "all", "terminal", *words, "--num_train_epochs", "1")
+    assert "terminal:2" in shown
+
+    evaluation = json.loads(dianda(product, "evaluate", "terminal:1", rows, "--json"))
+    compared = json.loads(dianda(product, "compare", "terminal:1", "terminal:2", "--file", rows, "--json"))
+    assert compared["models"][0]["evaluation"] == evaluation["id"]
+    assert compared["rows"] == 16
+
+    dianda(product, "promote", "terminal@production", "terminal:2", "--gate", rows)
+    moved = json.loads(dianda(product, "promote", "terminal@production", "terminal:1", "--evaluate", "--json"))
+    assert moved["promotion"]["loaded"] and moved["promotion"]["gate"]["rows"] == 16
+
+    answer = json.loads(dianda(product, "ask", "问题0号怎么办", "--model", "terminal@production", "--json"))
+    assert answer["adapter"] == "terminal:1"
+    assert answer["answer"] in dianda(product, "chat", "terminal@production", stdin="问题0号怎么办\n/quit\n")
+
+
+def test_ctrl_c_leaves_the_job_running(product: Product) -> None:
+    job_id = product.start_job(product.upload(), "left", n_epochs=300)
+    product.wait_step(job_id, 2)
+    command = [sys.executable, "-m", "app.cli.main", "watch", job_id, "--url", product.stack.url]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    time.sleep(4)
+
+    watching.send_signal(signal.SIGINT)
+    _, told = watching.communicate(timeout=30)
+
+    assert watching.returncode == 130, told
+    assert f"{job_id} goes on" in told
+    step = product.job(job_id)["progress"]["step"]
+    product.wait_step(job_id, step + 2)
+    product.client.post(f"/v1/fine_tuning/jobs/{job_id}/cancel")
+    product.wait_status(job_id, "cancelled")
