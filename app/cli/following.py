@@ -76,7 +76,7 @@ def _show_events(client: ApiClient, terminal: Terminal, path: str, losses: list[
         task = bar.add_task("Training", total=None, facts="waiting for the worker")
         for event in client.events(f"{path}/events", after=0):
             data = event["data"] or {}
-            if "total_steps" not in data:
+            if not {"step", "total_steps"} <= data.keys():
                 console.print(Text(event["message"], style="red" if event["level"] == "error" else ""))
                 continue
             if "loss" in data:
