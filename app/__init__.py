@@ -10,7 +10,7 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
-    promotions
+    experiments | promotions
     evaluations | exports
     answers
     jobs

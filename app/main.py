@@ -35,6 +35,9 @@ from app.db.engine import make_engine
 from app.db.migrating import is_current
 from app.db.unit_of_work import read_only
 from app.evaluations import endpoints as evaluations
+from app.experiments import endpoints as experiments
+from app.experiments import repository as experiment_rows
+from app.experiments.service import advance_all
 from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
@@ -80,7 +83,11 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
-        steps = {"sweep": lambda: sweep(engine, bell), "answer_retention": retention.enforce}
+        steps = {
+            "sweep": lambda: sweep(engine, bell),
+            "experiments": lambda: advance_all(engine, store=store, bell=bell, max_unfinished=settings.max_queued_jobs),
+            "answer_retention": retention.enforce,
+        }
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
         async with answer_log.writing() if answer_log is not None else nullcontext():
             yield
@@ -113,8 +120,8 @@ def create_app(
         log=answer_log,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
-    app.state.file_users = (job_rows.find_unfinished_user_of_file,)
-    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter,)
+    app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
+    app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
     app.add_middleware(
         RequestLimits,
         limit_bytes=settings.max_body_bytes,
@@ -146,6 +153,9 @@ def create_app(
     app.include_router(models_router)
     app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
+    app.include_router(
+        experiments.make_router(max_unfinished=settings.max_queued_jobs, memory_limit_gib=settings.memory_limit_gib)
+    )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     return app
 

@@ -1,13 +1,16 @@
 """The bell's task: look for work until there is none."""
 
+import sys
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import AppError
+from app.experiments.service import advance_after_job
 from app.jobs import repository
 from app.jobs.leases import Lease, claim_next, interrupt
+from app.jobs.queue import SilentDoorbell
 from app.jobs.service import fail
 from worker.context import WorkerContext
 from worker.evaluation import run_evaluation
@@ -53,4 +56,13 @@ def run(context: WorkerContext, lease: Lease) -> None:
             _log.exception("recipe_failed")
             with unit_of_work(context.engine) as session:
                 interrupt(session, lease, reason=f"the worker met {type(error).__name__}; its log says more.")
+        _advance_experiment(context, lease.job_id)
         _log.info("job_left")
+
+
+def _advance_experiment(context: WorkerContext, job_id: str) -> None:
+    """Queues what follows in the job's experiment, if it has one: this very worker looks for it next."""
+    try:
+        advance_after_job(context.engine, job_id, store=context.store, bell=SilentDoorbell(), max_unfinished=sys.maxsize)
+    except Exception:
+        _log.exception("experiment_not_advanced")

@@ -30,6 +30,17 @@ class Doorbell(Protocol):
         ...
 
 
+class SilentDoorbell:
+    """Rings nowhere: for a worker, which looks for work again by itself. Other workers hear of it from the upkeep loop."""
+
+    def ring(self, job_id: str) -> None:
+        """Does nothing."""
+
+    def waiting(self) -> int | None:
+        """Knows of none."""
+        return None
+
+
 def make_celery(broker_url: str) -> Celery:
     """Returns the Celery app that both ends share; why each setting: docs/reliability.md."""
     app = Celery("dianda", broker=broker_url)
