@@ -1,5 +1,6 @@
 """`dianda evaluate` and `dianda compare`: models on the same rows, with what chance would explain."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ def evaluate(
 
 
 def compare(
-    models: Annotated[list[str], typer.Argument(help="Two models or more; the first is what the others are held against.")],
+    models: Annotated[list[str], typer.Argument(help="Two models or more; the others are held against the first.")],
     file: Annotated[str, typer.Option("--file", help="Test file: an id, or a path to upload.")],
     max_rows: MaxRowsOption = None,
     differing: Annotated[int, typer.Option(min=0, max=1000, help="Show so many rows that not all got alike.")] = 5,
@@ -67,7 +68,7 @@ def compare(
         compared = [_compare(rows[0], other, shared) for other in rows[1:]]
         adjusted = holm_adjusted([one.exact_match_p for one in compared])
         comparisons = [
-            {"model": model, "baseline": models[0], **asdict(one), "exact_match_p_holm": p, "verdict": verdict_of(one, p)}
+            {"model": model, "baseline": models[0], **asdict(one), "exact_match_p_adjusted": p, "verdict": verdict_of(one, p)}
             for model, one, p in zip(models[1:], compared, adjusted, strict=True)
         ]
         evaluated = [
@@ -77,7 +78,7 @@ def compare(
         terminal.result(
             {"object": "comparison", "file": file_id, "rows": len(shared), "models": evaluated, "comparisons": comparisons},
             _metrics_table(found),
-            _comparison_table(comparisons),
+            comparison_table(models[0], list(zip(models[1:], comparisons, strict=True))),
             _differing_rows(models, rows, shared, differing),
         )
 
@@ -122,33 +123,36 @@ def _metrics_table(evaluations: list[dict[str, Any]]) -> Table:
     lines: list[tuple[str, ...]] = [("rows", *(str(one["metrics"]["rows"]) for one in evaluations))]
     for name in _HEADLINE:
         if any(one["metrics"].get(name) is not None for one in evaluations):
-            lines.append((name, *(_with_interval(one["metrics"], name) for one in evaluations)))
+            lines.append(
+                (name, *(with_interval(one["metrics"], one["metrics"].get("intervals") or {}, name) for one in evaluations))
+            )
     return table(("", *(one["adapter"] or one["model"] for one in evaluations)), lines)
 
 
-def _with_interval(metrics: dict[str, Any], name: str) -> str:
-    value, interval = metrics.get(name), (metrics.get("intervals") or {}).get(name)
+def with_interval(metrics: Mapping[str, Any], intervals: Mapping[str, Any], name: str) -> str:
+    """Returns a metric with its interval, as far as there are any."""
+    value, interval = metrics.get(name), intervals.get(name)
     if value is None:
         return ""
     return f"{value:.3f}" + (f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
-def _comparison_table(comparisons: list[dict[str, Any]]) -> Table:
+def comparison_table(baseline: str, comparisons: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Returns a line for each name and its numbers against the baseline."""
     rows = []
-    for one in comparisons:
+    for name, one in comparisons:
         low, high = one["set_f1_interval"]
         rows.append(
             (
-                one["model"],
+                name,
                 f"{100 * one['exact_match_difference']:+.1f} points",
-                f"{one['only_this_right']} won, {one['only_baseline_right']} lost",
-                f"{one['exact_match_p_holm']:.3g}",
+                f"{one['only_this_right']} won, {one['only_baseline_right']} lost of {one['rows']}",
+                f"{one['exact_match_p_adjusted']:.3g}",
                 one["verdict"],
                 f"{100 * one['set_f1_difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
             )
         )
-    title = f"Against {comparisons[0]['baseline']} on {comparisons[0]['rows']} rows"
-    return table(("", "exact match", "rows", "p", "verdict", "set F1, points"), rows, title=title)
+    return table(("", "exact match", "rows", "p", "verdict", "set F1, points"), rows, title=f"Against {baseline}")
 
 
 def _differing_rows(models: list[str], rows: list[dict[int, dict[str, Any]]], shared: list[int], most: int) -> Table | str:

@@ -17,6 +17,7 @@ from app.cli.client import ApiClient, ApiError
 from app.cli.data import data_cli
 from app.cli.demo import run_demo
 from app.cli.evaluating import compare, evaluate
+from app.cli.experimenting import experiments_cli
 from app.cli.export import export_to_folder
 from app.cli.promoting import aliases_cli, promote
 from app.cli.stack import StackError, running_stack, worker_command
@@ -37,6 +38,7 @@ cli.add_typer(models_cli, name="models")
 cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(aliases_cli, name="aliases")
+cli.add_typer(experiments_cli, name="experiment")
 cli.command(context_settings=TRAIN_CONTEXT)(train)
 _COMMANDS: tuple[Callable[..., None], ...] = (watch, ask, chat, evaluate, compare, promote)
 for _command in _COMMANDS:

@@ -111,7 +111,7 @@ def parse_words(words: Sequence[str]) -> TrainingWords:
         name, equals, value = word[2:].partition("=")
         if not equals:
             value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        found[name.replace("-", "_")] = _value(value)
+        found[name.replace("-", "_")] = hyperparameter_value(value)
     if len(places) > len(_PLACES):
         raise typer.BadParameter(f"{places[len(_PLACES)]!r} is one argument too many: {_USAGE}")
     given: dict[str, str] = {}
@@ -127,7 +127,8 @@ def parse_words(words: Sequence[str]) -> TrainingWords:
     return TrainingWords(given.get("model"), given.get("dataset"), given.get("output"), hyperparameters)
 
 
-def _value(text: str) -> Any:
+def hyperparameter_value(text: str) -> Any:
+    """Returns what a text looks like: true, false, a number, or itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number in (int, float):
