@@ -150,7 +150,11 @@ def _compare(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         stream=setting.stream(options.stream),
         peer_stream=setting.stream(options.peer_stream),
     )
+    # As the answerer does once its model is loaded; for all contestants alike.
+    gc.collect()
+    gc.freeze()
     times = compare(contestants, load, options.rounds)
+    gc.unfreeze()
     report: dict[str, Any] = dict.fromkeys(CONTESTANTS) | summarise(contestants, times, load)
     print("\n" + table(report, CONTESTANTS) + "\n")
     for contestant in contestants:
