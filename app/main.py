@@ -24,6 +24,7 @@ from app.answers.log import AnswerLog
 from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
 from app.answers.retention import AnswerRetention
+from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
@@ -42,8 +43,11 @@ from app.exports import endpoints as exports
 from app.http import health
 from app.http.context import RequestContext
 from app.http.database_errors import install_database_error_handlers
+from app.http.early_refusal import EarlyRefusal
 from app.http.errors import install_error_handlers
 from app.http.limits import RequestLimits
+from app.http.loop_lag import LoopLag
+from app.http.turns import Turns
 from app.jobs import endpoints as jobs
 from app.jobs import repository as job_rows
 from app.jobs.event_stream import EventStreams
@@ -74,6 +78,7 @@ def create_app(
     blobs = LocalBlobStore(settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
+    lag = LoopLag()
     answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
     retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
     uploads_dir = settings.data_dir / "uploads"
@@ -88,10 +93,12 @@ def create_app(
             "experiments": lambda: advance_all(engine, store=store, bell=bell, max_unfinished=settings.max_queued_jobs),
             "answer_retention": retention.enforce,
         }
+        watching = asyncio.create_task(lag.watch())
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
         async with answer_log.writing() if answer_log is not None else nullcontext():
             yield
         upkeep.cancel()
+        watching.cancel()
         await app.state.answers.close()
         await backend.close()
         engine.dispose()
@@ -130,15 +137,18 @@ def create_app(
             "/v1/codebook": CODEBOOK_BODY_BYTES,
         },
     )
-    # Added last, so that it stands around everything.
+    # Added last, so that they stand around everything.
     app.add_middleware(RequestContext, quiet_routes=ANSWER_PATHS)
+    turns = Turns(settings.max_concurrent_answers, lag=lag)
+    app.add_middleware(EarlyRefusal, turns=turns, paths=ANSWER_PATHS)
     install_error_handlers(app)
     install_database_error_handlers(app)
     registry = CollectorRegistry()
     registry.register(_JobCounts(engine))
     # The app's own routes and in front, where they are found first.
-    app.router.routes[:0] = make_answers_router(max_at_once=settings.max_concurrent_answers).routes
+    app.router.routes[:0] = make_answers_router(turns=turns).routes
     app.include_router(answer_log_router)
+    app.include_router(reviews_router)
     app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)

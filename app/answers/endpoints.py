@@ -34,9 +34,9 @@ _PASSES = Histogram(
 PATHS = ("/answer", "/answer/batch", "/v1/chat/completions")
 
 
-def make_router(*, max_at_once: int) -> APIRouter:
-    """Builds the routes, which share `max_at_once` turns."""
-    route_class = partial(DirectRoute, turns=Turns(max_at_once))
+def make_router(*, turns: Turns) -> APIRouter:
+    """Builds the routes, which share the turns."""
+    route_class = partial(DirectRoute, turns=turns)
     router = APIRouter(tags=["answers"], responses=ERROR_RESPONSES, route_class=route_class)  # type: ignore[arg-type]
 
     @router.post("/answer")

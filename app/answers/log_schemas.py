@@ -16,6 +16,15 @@ class LoggedCodeObject(BaseModel):
     in_vocabulary: bool
 
 
+class VerdictObject(BaseModel):
+    """What the last review says of an answer."""
+
+    verdict: Literal["right", "wrong", "corrected"]
+    codes: list[str] | None
+    """The right codes; none where the review only says that the answer is wrong."""
+    reviewed_at: float
+
+
 class LoggedAnswerObject(BaseModel):
     """An answer as it was given."""
 
@@ -43,6 +52,8 @@ class LoggedAnswerObject(BaseModel):
     passes: int
     variant: Literal["primary", "candidate", "shadow"] | None
     """Which side of a comparison it was, where an alias compares two adapters."""
+    review: VerdictObject | None
+    """The last review; none: nobody has looked at it yet."""
 
     @classmethod
     def of(cls, row: LoggedAnswer) -> "LoggedAnswerObject":
@@ -66,5 +77,8 @@ class LoggedAnswerObject(BaseModel):
                 "latency_ms": row.latency_ms,
                 "passes": row.passes,
                 "variant": row.variant,
+                "review": None
+                if row.verdict is None
+                else {"verdict": row.verdict, "codes": row.right_codes, "reviewed_at": row.reviewed_at},
             }
         )

@@ -1,11 +1,14 @@
-"""The table of the answer log."""
+"""The tables of the answer log and of what people say of its answers."""
 
 from typing import Any
 
-from sqlalchemy import Index, String, Text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, JsonMapping
+
+_CodesOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 
 
 class LoggedAnswer(Base):
@@ -16,6 +19,8 @@ class LoggedAnswer(Base):
         Index("ix_answers_created", "created_at", "id"),
         Index("ix_answers_model_created", "model", "created_at", "id"),
         Index("ix_answers_adapter_created", "adapter_id", "created_at", "id"),
+        Index("ix_answers_confidence", "confidence", "id"),
+        Index("ix_answers_reviewed", "reviewed_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -41,3 +46,23 @@ class LoggedAnswer(Base):
     passes: Mapped[int]
     variant: Mapped[str | None] = mapped_column(String(16))
     """`primary`, `candidate` or `shadow` where an alias compares two adapters."""
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    """The last review's: `right`, `wrong` or `corrected`; none: not reviewed."""
+    right_codes: Mapped[list[str] | None] = mapped_column(_CodesOrNull)
+    """What the answer should have been, by the last review; none where that is not known."""
+    reviewed_at: Mapped[float | None]
+
+
+class AnswerReview(Base):
+    """One review of an answer; the last one counts, and all go with the answer."""
+
+    __tablename__ = "answer_reviews"
+
+    answer_id: Mapped[str] = mapped_column(ForeignKey("answers.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """Counts an answer's reviews from 1."""
+    verdict: Mapped[str] = mapped_column(String(16))
+    codes: Mapped[list[str] | None] = mapped_column(_CodesOrNull)
+    reviewer: Mapped[str | None] = mapped_column(String(100))
+    comment: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[float]

@@ -38,13 +38,13 @@ def add_all(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     connection.execute(insert(LoggedAnswer).on_conflict_do_nothing(), list(rows))
 
 
-def get(session: Session, answer_id: str) -> LoggedAnswer:
-    """Returns a logged answer.
+def get(session: Session, answer_id: str, *, for_update: bool = False) -> LoggedAnswer:
+    """Returns a logged answer, its row locked until the commit if `for_update`.
 
     Raises:
         NotFound: no such answer.
     """
-    answer = session.get(LoggedAnswer, answer_id)
+    answer = session.get(LoggedAnswer, answer_id, with_for_update=for_update)
     if answer is None:
         raise NotFound(
             f"There is no answer {answer_id!r} in the log. An answer is there about a second after it was given, unless "

@@ -13,14 +13,12 @@ from app.answers.log import AnswerLog
 from app.answers.model_names import ModelNames
 from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject, Wishes
 from app.answers.shadowing import Shadows
-from app.answers.variants import Variant, is_chosen
+from app.answers.variants import SHADOW_SUFFIX, Variant, is_chosen
 from app.codebook.entries import Entry
 from app.errors import InvalidInput, TooLarge
 from app.ids import new_id
 from app.ml.codes import category_of, join_codes
 
-SHADOW_SUFFIX = "-shadow"
-"""A shadow's id in the log is its primary's with this behind."""
 _REHEARSED = "你好"
 
 

@@ -8,6 +8,9 @@ from app.adapters.service import ResolvedCandidate
 Variant = Literal["primary", "candidate", "shadow"]
 """`primary`: the alias's own adapter. `candidate`: the tried one, to its share of askers. `shadow`: the tried one, unseen."""
 
+SHADOW_SUFFIX = "-shadow"
+"""A shadow's id in the answer log is its primary's with this behind."""
+
 
 def is_chosen(candidate: ResolvedCandidate, *, alias: str, key: str) -> bool:
     """Says whether an asker (or a question) belongs to the candidate's percentage; whoever does, does for more per cent, too.

@@ -130,10 +130,13 @@ def find_redis_server() -> str:
 
 
 @contextmanager
-def running_stack(settings: Settings, *, with_worker: bool = True) -> Iterator[Stack]:
+def running_stack(
+    settings: Settings, *, with_worker: bool = True, answerer_app: str = "app.answerer.main:create_app"
+) -> Iterator[Stack]:
     """Starts redis, api, worker and, unless another engine answers, the answerer; stops them when the block ends.
 
-    The database must be migrated. The broker and the answerer get addresses of their own on loopback.
+    The database must be migrated. The broker and the answerer get addresses of their own on loopback. `answerer_app` is
+    another one for the benchmark of HTTP.
 
     Raises:
         StackError: a port is taken, or a program is missing.
@@ -167,7 +170,7 @@ def running_stack(settings: Settings, *, with_worker: bool = True) -> Iterator[S
     if settings.answer_backend == "answerer":
         add(
             "answerer",
-            [*uvicorn, "app.answerer.main:create_app", "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
+            [*uvicorn, answerer_app, "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
             ALLOCATOR_ENVIRONMENT,
         )
     add("api", [*uvicorn, "app.main:create_app", "--host", settings.host, "--port", str(settings.port), *graceful])

@@ -141,7 +141,7 @@ def _write(source: Path, chosen: Mapping[str, Sequence[int]], paths: Mapping[str
         for index, example in enumerate(iterate_examples(source)):
             for name in places.get(index, ()):
                 written[name] += 1
-                targets[name].write(_line(example))
+                targets[name].write(alpaca_line(example))
                 writers[name].write(replace(example, row=written[name]))
 
 
@@ -149,8 +149,8 @@ def _rows_beside(path: Path) -> Path:
     return path.with_suffix(".rows")
 
 
-def _line(example: Example) -> bytes:
-    # The slices stand beside Alpaca's fields, where an upload of this file finds the known headings again.
+def alpaca_line(example: Example) -> bytes:
+    """Returns a row of Alpaca JSON Lines; slices stand beside its fields, where an upload finds the known headings again."""
     row = {**example.slices, "instruction": example.question, "input": "", "output": join_codes(example.codes)}
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 

@@ -4,6 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from app.errors import Unavailable
+from app.http.loop_lag import LoopLag
+
+# So few that a pause of another cause (the machine's, the garbage collector's) refuses nobody.
+_WHEN_LATE = 16
 
 
 class Busy(Unavailable):
@@ -13,11 +17,27 @@ class Busy(Unavailable):
 
 
 class Turns:
-    """Counts requests of one event loop; nobody waits for a turn, whoever finds none is refused at once."""
+    """Counts requests of one event loop; nobody waits for a turn, whoever finds none is refused at once.
 
-    def __init__(self, at_once: int) -> None:
+    A loop that is late has fewer turns: those that wait for another process cost it nothing, those that it works on itself
+    make everyone wait, also who is refused.
+    """
+
+    def __init__(self, at_once: int, *, lag: LoopLag | None = None) -> None:
         self._at_once = at_once
+        self._when_late = min(at_once, _WHEN_LATE)
+        self._lag = lag or LoopLag()
         self._taken = 0
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether none is free."""
+        return self._taken >= (self._when_late if self._lag.is_late else self._at_once)
+
+    @property
+    def refusal(self) -> str:
+        """What is said to whoever finds none."""
+        return f"This process answers at most {self._at_once} requests at once, fewer when it is late. Try again in a moment."
 
     @contextmanager
     def take(self) -> Iterator[None]:
@@ -26,8 +46,8 @@ class Turns:
         Raises:
             Busy: none is free.
         """
-        if self._taken >= self._at_once:
-            raise Busy(f"This process answers {self._at_once} requests at once. Try again in a moment.")
+        if self.are_taken:
+            raise Busy(self.refusal)
         self._taken += 1
         try:
             yield

@@ -6,7 +6,7 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session, aliased
 
 from app.answers.models import LoggedAnswer
-from app.answers.service import SHADOW_SUFFIX
+from app.answers.variants import SHADOW_SUFFIX
 
 Given = Row[str, str, str | None, float]
 """Id, answer, reason of a fallback, latency in ms."""

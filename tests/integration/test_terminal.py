@@ -1,7 +1,6 @@
 """`dianda` as a person uses it, against the product as processes: train, watch, evaluate, compare, promote, ask, chat."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -48,7 +47,14 @@ def test_ctrl_c_leaves_the_job_running(product: Product) -> None:
     job_id = product.start_job(product.upload(), "left", n_epochs=300)
     product.wait_step(job_id, 2)
     command = [sys.executable, "-m", "app.cli.main", "watch", job_id, "--url", product.stack.url]
-    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    watching = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in a shell's background inherits that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     time.sleep(4)
 
     watching.send_signal(signal.SIGINT)
