@@ -46,7 +46,7 @@ def evaluate(
 
 def compare(
     models: Annotated[list[str], typer.Argument(help="Two models or more; the others are held against the first.")],
-    file: Annotated[str, typer.Option("--file", help="Test file: an id, or a path to upload.")],
+    file: Annotated[str, typer.Option("--file", help="Test file: a path to upload, a name or an id.")],
     max_rows: MaxRowsOption = None,
     differing: Annotated[int, typer.Option(min=0, max=1000, help="Show so many rows that not all got alike.")] = 5,
     url: UrlOption = None,

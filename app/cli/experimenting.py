@@ -19,8 +19,8 @@ experiments_cli = typer.Typer(no_args_is_help=True, help="Experiments: one thing
 _PATH = "/v1/experiments"
 _TICK_S = 1.0
 ModelArgument = Annotated[str, typer.Argument(help="Base model of every arm.")]
-TrainOption = Annotated[str, typer.Option("--train", help="Training file: an id, or a path to upload.")]
-TestOption = Annotated[str, typer.Option("--test", help="Test file, which every arm answers: an id, or a path.")]
+TrainOption = Annotated[str, typer.Option("--train", help="Training file: a path to upload, a name or an id.")]
+TestOption = Annotated[str, typer.Option("--test", help="Test file, which every arm answers: a path, a name or an id.")]
 ValidationOption = Annotated[str | None, typer.Option(help="Held-out file of every training.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a hyperparameter of every arm.")]
 SuffixOption = Annotated[str | None, typer.Option(help="Adapters are called SUFFIX-ARM:1.")]
@@ -219,8 +219,7 @@ def _show(client: ApiClient, terminal: Terminal, experiment_id: str) -> None:
     arms = comparison["data"]
     rows = [
         (
-            arm["label"],
-            arm["status"],
+            arm["label"] if arm["status"] == "succeeded" else f"{arm['label']} ({arm['status']})",
             with_interval(arm["metrics"], arm["intervals"], "exact_match"),
             with_interval(arm["metrics"], arm["intervals"], "set_f1"),
             with_interval(arm["metrics"], arm["intervals"], "invalid_rate"),
@@ -230,7 +229,7 @@ def _show(client: ApiClient, terminal: Terminal, experiment_id: str) -> None:
         )
         for arm in arms
     ]
-    columns = ("arm", "status", "exact match", "set F1", "invalid", "seconds", "GiB", "adapter")
+    columns = ("arm", "exact match", "set F1", "invalid", "seconds", "GiB", "adapter")
     shown: list[Table] = [table(columns, rows, title=f"Experiment {experiment_id}: {comparison['status']}")]
     if tested := [(arm["label"], arm["versus_baseline"]) for arm in arms if arm["versus_baseline"] is not None]:
         shown.append(comparison_table(comparison["baseline"], tested))

@@ -11,20 +11,20 @@ from app.cli.terminal import JsonOption, Terminal, UrlOption, facts, table, talk
 
 _RECENT_FILES = 1000
 _BLOCK_BYTES = 1 << 20
-FileArgument = Annotated[str, typer.Argument(help="A file's id (file-…), or a path: it is uploaded, unless it is there.")]
+FileArgument = Annotated[str, typer.Argument(help="A path (uploaded, unless it is there), a file's name, or its id.")]
 
 
 def file_id_of(client: ApiClient, terminal: Terminal, named: str, *, purpose: str, columns: str | None = None) -> str:
     """Returns the id of a dataset; a path is uploaded unless a file of the same bytes and purpose is there.
 
+    What is no path may be the name of a part that was cut, or of a file that was uploaded: the newest of that name.
+
     Raises:
-        ApiError: no such path, or the API refuses the file; the text names the row.
+        ApiError: no such file, or the API refuses it; the text names the row.
     """
-    if named.startswith("file-") and not Path(named).exists():
-        return named
     path = Path(named)
     if not path.is_file():
-        raise ApiError(f"There is no file {named!r}. Name a path, or an id of: dianda data list")
+        return named if named.startswith("file-") else _find_named(client, terminal, named)
     if columns is None and (found := _find_uploaded(client, path, purpose)) is not None:
         terminal.say(f"{path.name} is there already: {found}")
         return found
@@ -32,6 +32,14 @@ def file_id_of(client: ApiClient, terminal: Terminal, named: str, *, purpose: st
     report = uploaded["report"]
     terminal.say(f"{path.name} uploaded: {uploaded['id']}, {report['rows']} rows, {report['distinct_codes']} codes")
     return str(uploaded["id"])
+
+
+def _find_named(client: ApiClient, terminal: Terminal, name: str) -> str:
+    for file_object in client.pages("/v1/files", most=_RECENT_FILES):
+        if name in (file_object["filename"], Path(file_object["filename"]).stem):
+            terminal.say(f"{name} is {file_object['id']}")
+            return str(file_object["id"])
+    raise ApiError(f"There is no file {name!r}, neither here nor among: dianda data list")
 
 
 def _find_uploaded(client: ApiClient, path: Path, purpose: str) -> str | None:

@@ -77,7 +77,7 @@ def _show_events(client: ApiClient, terminal: Terminal, path: str, losses: list[
         for event in client.events(f"{path}/events", after=0):
             data = event["data"] or {}
             if not {"step", "total_steps"} <= data.keys():
-                console.print(Text(event["message"], style="red" if event["level"] == "error" else ""))
+                console.print(Text(event["message"], style="red" if event["level"] == "error" else ""), soft_wrap=True)
                 continue
             if "loss" in data:
                 losses.append(float(data["loss"]))

@@ -23,7 +23,7 @@ def promote(
     alias: AliasArgument,
     to: Annotated[str | None, typer.Argument(help="An adapter (telecom:2), previous, or candidate.")] = None,
     gate: Annotated[
-        str | None, typer.Option(help="Frozen test file (id or path) on which it must not be worse; or none.")
+        str | None, typer.Option(help="Frozen test file (path, name or id) on which it must not be worse; or none.")
     ] = None,
     metric: Annotated[str, typer.Option(help="What the gate compares: exact_match or set_f1.")] = "exact_match",
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Post the evaluations that the gate needs, and wait.")] = False,

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
+from unicodedata import category
 
 import typer
 from rich.console import Console, RenderableType
@@ -73,9 +74,12 @@ def talking(url: str | None, *, as_json: bool) -> Iterator[tuple[ApiClient, Term
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
     """Returns a table whose cells are plain text: a question may hold brackets, and Chinese takes two columns a character."""
-    made = Table(*columns, title=title, title_justify="left")
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        # An id that is cut short is of no use.
+        made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        made.add_row(*("" if cell is None else _plain(cell) for cell in row))
     return made
 
 
@@ -84,8 +88,13 @@ def facts(pairs: Mapping[str, object], *, title: str | None = None) -> Table:
     made = Table("", "", title=title, title_justify="left", show_header=False)
     for name, value in pairs.items():
         if value is not None:
-            made.add_row(name, Text(str(value)))
+            made.add_row(name, _plain(value))
     return made
+
+
+def _plain(value: object) -> Text:
+    # A model that writes freely may write what a terminal obeys.
+    return Text("".join(char if char == "\n" or category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in str(value)))
 
 
 def _own_url() -> str:

@@ -41,11 +41,13 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="MODEL DATASET [TARGETS] [OUTPUT]",
-            help="Base model; training file (id, or path to upload); modules that get an adapter (q_proj,k_proj,v_proj or all; "
+            help="Base model; training file (a path to upload, a name or an id); modules that get an adapter (q_proj,k_proj,v_proj or all; "
             "none: the preset's); name of the adapter (telecom gives telecom:1, telecom:2, …).",
         ),
     ] = None,
-    validation: Annotated[str | None, typer.Option(help="Held-out file (id or path): scored each epoch, calibrates.")] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Held-out file (path, name or id): scored each epoch, calibrates.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="recipe (default) or quick; hyperparameters override it.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of order and weights.")] = None,
     columns: Annotated[str | None, typer.Option(help='JSON: {"question": "…", "answer": "…"}, for an uploaded table.')] = None,

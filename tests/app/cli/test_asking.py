@@ -36,6 +36,11 @@ class TestAsking:
     def test_a_question_with_brackets_is_shown_as_it_is(self, api: Api, dianda: Dianda) -> None:
         assert "[bold]怎么取消[/bold]" in dianda("ask", "[bold]怎么取消[/bold]").out
 
+    def test_what_a_terminal_would_obey_is_shown_as_a_mark(self, api: Api, dianda: Dianda) -> None:
+        out = dianda("ask", "问\x1b[2J题").out
+
+        assert "\x1b" not in out and "问\ufffd[2J题" in out
+
     def test_a_table_of_chinese_has_straight_borders(self, api: Api, dianda: Dianda) -> None:
         from rich.cells import cell_len
 

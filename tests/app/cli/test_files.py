@@ -63,3 +63,11 @@ def test_a_deleted_file_is_gone(api: Api, dianda: Dianda) -> None:
 
     assert dianda("data", "delete", file_id).code == 0
     assert api.client.get(f"/v1/files/{file_id}").status_code == 404
+
+
+def test_a_part_is_named_by_its_name_afterwards(api: Api, dianda: Dianda, rows: str) -> None:
+    made = dianda("data", "split", rows, "--part", "train_20=20", "--json").lines[-1]
+
+    again = dianda("data", "split", "train_20", "--part", "train_4=4", "--json").json
+
+    assert again["parent_id"] == made["data"][0]["file"]["id"]
