@@ -222,7 +222,7 @@ def _show(client: ApiClient, terminal: Terminal, experiment_id: str) -> None:
             arm["label"] if arm["status"] == "succeeded" else f"{arm['label']} ({arm['status']})",
             with_interval(arm["metrics"], arm["intervals"], "exact_match"),
             with_interval(arm["metrics"], arm["intervals"], "set_f1"),
-            with_interval(arm["metrics"], arm["intervals"], "invalid_rate"),
+            with_interval(arm["metrics"], {}, "invalid_rate"),
             _number(arm["cost"]["train_seconds"]),
             _number(arm["cost"]["peak_memory_gib"]),
             arm["adapter"],

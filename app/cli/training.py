@@ -41,8 +41,8 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="MODEL DATASET [TARGETS] [OUTPUT]",
-            help="Base model; training file (a path to upload, a name or an id); modules that get an adapter (q_proj,k_proj,v_proj or all; "
-            "none: the preset's); name of the adapter (telecom gives telecom:1, telecom:2, …).",
+            help="Base model; training file (a path to upload, a name or an id); modules that get an adapter "
+            "(q_proj,k_proj,v_proj or all; none: the preset's); name of the adapter (telecom gives telecom:1, telecom:2, …).",
         ),
     ] = None,
     validation: Annotated[

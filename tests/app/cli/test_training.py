@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import typer
 from app.cli.client import ApiClient
 from app.cli.following import curve
 from app.cli.training import parse_words
+from app.jobs.leases import Lease
 from tests.app.cli.terminal import Dianda, dialect, fail, train, worker
 from tests.fixtures.api import BASE, Api, alpaca, free_port, serving
 from tests.fixtures.queue import insert_job, read_job
@@ -141,7 +143,14 @@ class TestTraining:
 class TestJobs:
     def test_watching_without_a_name_takes_the_newest_that_goes_on(self, api: Api, dianda: Dianda, rows: str) -> None:
         dianda("train", BASE, rows, "--detach")
-        with worker(api, partial(train, api)):
+        streams = api.app.state.event_streams
+
+        def train_once_somebody_looks(lease: Lease) -> None:
+            while streams._open == 0:
+                time.sleep(0.02)
+            train(api, lease)
+
+        with worker(api, train_once_somebody_looks):
             ran = dianda("watch")
 
         assert ran.code == 0 and "Step" not in ran.out and "tiny-gemma-ft:1" in ran.out
