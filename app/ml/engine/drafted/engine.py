@@ -70,7 +70,7 @@ class EngineLimits:
         spare = free_memory_bytes(network.device)
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
-            return cls(2048, 1024, 128, 224, 2, 256, 160, 0.002, 12, 0.06, 2, adapter_bytes, most_adapters)
+            return cls(1024, 512, 128, 224, 2, 256, 100, 0.004, 12, 0.06, 2, adapter_bytes, most_adapters)
         return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
 
 
