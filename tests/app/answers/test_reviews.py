@@ -39,7 +39,6 @@ def log_answers(engine: Engine, *answers: tuple[str, dict[str, Any]], questions:
     ids = []
     for question, fields in answers:
         answer = an_answer(**fields)
-        answer.variant = variant
         ids.append(answer.id)
         log.add(question, answer, adapter_checksum=CHECKSUM, mode="closed")
     asyncio.run(log.write_waiting())
