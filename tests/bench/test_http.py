@@ -1,13 +1,18 @@
 """The benchmark of HTTP: that it reads its load generator rightly, and that the scripted engine is one."""
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from app.answers.backend import Overloaded
+from app.answers.model_names import ModelNames
+from app.db.engine import make_engine
+from app.ml.model_store import ModelStore
 from bench.http.__main__ import _overload, middle, parse_options, table
+from bench.http.deployment import MODEL, prepare_database
 from bench.http.load import read_outcome
 from bench.http.scripted_room import PASS_MS, WIDTH, ScriptedRoom, create_app
 
@@ -73,6 +78,17 @@ def test_the_scripted_engine_refuses_what_is_beyond_its_bound() -> None:
     results = asyncio.run(flood())
 
     assert [isinstance(result, Overloaded) for result in results] == [False, False, True]
+
+
+def test_the_alias_that_is_asked_for_stands_for_an_adapter(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bench.db'}"
+
+    prepare_database(url, base_model="gemma-3-270m")
+
+    engine = make_engine(url)
+    names = ModelNames(engine, ModelStore(tmp_path, {}))
+    assert asyncio.run(names.resolve(MODEL)).adapter_id == "telecom:1"
+    engine.dispose()
 
 
 def test_the_scripted_answerer_answers_as_the_real_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
