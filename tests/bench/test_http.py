@@ -55,13 +55,14 @@ def test_the_table_tells_every_part() -> None:
             "p50_ms": 17.0,
             "api_cpu_ms_a_request": 0.6,
             "answerer_cpu_ms_a_request": 0.2,
+            "api_cores": 0.9,
         },
         "http_at_twice_its_saturation": overload,
         "engine_at_twice_its_saturation": overload,
         "answer_log": {"answers": 10, "logged": 10},
     }
 
-    assert [line.count("|") for line in table(report).splitlines()] == [3] * 8
+    assert [line.count("|") for line in table(report).splitlines()] == [3] * 9
 
 
 def test_the_answer_log_is_on_unless_told_otherwise() -> None:
