@@ -28,7 +28,7 @@ from bench.answer.engine_costs import mixed_adapter_rates, pass_costs
 from bench.answer.fuzz import fuzz, fuzzed_questions
 from bench.answer.ours import Ours
 from bench.answer.peers import generate_peers, loaded_peer
-from bench.answer.quality import agreement, exact_match, invalid_count, stepwise_answers
+from bench.answer.quality import agreement, exact_match, gap_at_parting, invalid_count, stepwise_answers
 from bench.answer.report import summarise, table
 from bench.answer.setting import Setting, real_setting, replayed_setting
 from bench.answer.trace import Trace, as_rows, read_trace, write_trace
@@ -150,7 +150,11 @@ def _compare(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         stream=setting.stream(options.stream),
         peer_stream=setting.stream(options.peer_stream),
     )
+    # As the answerer does once its model is loaded; for all contestants alike.
+    gc.collect()
+    gc.freeze()
     times = compare(contestants, load, options.rounds)
+    gc.unfreeze()
     report: dict[str, Any] = dict.fromkeys(CONTESTANTS) | summarise(contestants, times, load)
     print("\n" + table(report, CONTESTANTS) + "\n")
     for contestant in contestants:
@@ -192,6 +196,21 @@ def _worth(setting: Setting, ours: Ours, unmerged: Any, options: argparse.Namesp
         )
         report |= {"exact_match": exact_match(setting.tasks, given, setting.grammar)}
         report |= agreement(questions, given, reference)
+        gaps = [
+            gap_at_parting(
+                unmerged,
+                question,
+                given[question],
+                codes,
+                setting.grammar,
+                renderer=setting.renderer,
+                tokenizer=setting.tokenizer,
+                device=setting.workload.device,
+            )
+            for question, codes in zip(questions, reference, strict=True)
+            if given[question] != codes
+        ]
+        report["gaps_where_apart_nats"] = sorted(round(gap, 3) for gap in gaps)
         if options.record is not None:
             trace = Trace(
                 model=setting.workload.model,
