@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -211,6 +211,8 @@ def _worth(setting: Setting, ours: Ours, unmerged: Any, options: argparse.Namesp
             if given[question] != codes
         ]
         report["gaps_where_apart_nats"] = sorted(round(gap, 3) for gap in gaps)
+        if setting.workload.dtype != torch.float32:
+            report |= _against_fp32(setting, given, reference)
         if options.record is not None:
             trace = Trace(
                 model=setting.workload.model,
@@ -224,6 +226,26 @@ def _worth(setting: Setting, ours: Ours, unmerged: Any, options: argparse.Namesp
             print(f"Recorded {len(questions)} answers in {options.record}.")
     print(json.dumps(report, ensure_ascii=False, indent=1))
     return report
+
+
+def _against_fp32(setting: Setting, given: Mapping[str, Codes], reference: Sequence[Codes]) -> dict[str, Any]:
+    """Tells how far rounding alone takes answers: ours and the reference's, each against the same weights in fp32."""
+    exact = replace(setting, workload=replace(setting.workload, precision="fp32"))
+    network = loaded_peer(exact.build(), setting.adapters[0].folder, is_merged=False)
+    questions = list(given)
+    answers = stepwise_answers(
+        network,
+        questions,
+        setting.grammar,
+        renderer=setting.renderer,
+        tokenizer=setting.tokenizer,
+        device=setting.workload.device,
+    )
+    pairs = list(zip(questions, reference, answers, strict=True))
+    return {
+        "ours_as_fp32": round(fmean(given[question] == codes for question, _, codes in pairs), 4),
+        "stepwise_as_fp32": round(fmean(rounded == codes for _, rounded, codes in pairs), 4),
+    }
 
 
 def _answered(ours: Ours, task: Task) -> EngineAnswer:

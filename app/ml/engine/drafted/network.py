@@ -220,7 +220,7 @@ class CachedNetwork:
 
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Returns `[S, columns]` fp32 of final states `[S, D]`."""
-        logits = torch.nn.functional.linear(hidden, head).float()
+        logits = torch.nn.functional.linear(hidden.to(head.dtype), head).float()
         cap = self.anatomy.head_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
