@@ -91,9 +91,7 @@ def create_app(
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
     lag = LoopLag()
-    ring = KeyRing(
-        engine, requests_per_minute=settings.key_requests_per_minute, max_concurrent=settings.key_max_concurrent
-    )
+    ring = KeyRing(engine, requests_per_minute=settings.key_requests_per_minute, max_concurrent=settings.key_max_concurrent)
     sessions = Sessions(session_secret(settings.data_dir), ring)
     answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
     retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)

@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.host))
 
     def environment(self) -> dict[str, str]:
-        """Returns the settings as environment variables, the upstream's secret included, for the processes that this one starts."""
+        """Returns the settings as environment variables for the processes that this one starts, with the upstream's secret."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"api_key"})
         if self.upstream_api_key is not None:
             values["upstream_api_key"] = self.upstream_api_key.get_secret_value()

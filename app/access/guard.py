@@ -42,7 +42,14 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, asks: bool, trusts_proxies: bool, ring: KeyRing, policy: RoutePolicy, pages: tuple[Sessions, RefusePage]
+        self,
+        app: ASGIApp,
+        *,
+        asks: bool,
+        trusts_proxies: bool,
+        ring: KeyRing,
+        policy: RoutePolicy,
+        pages: tuple[Sessions, RefusePage],
     ) -> None:
         """`trusts_proxies`: where no keys are asked for, also take what a proxy on this host brings from elsewhere."""
         self._app = app

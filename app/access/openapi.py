@@ -17,6 +17,8 @@ _DESCRIBED = {
 def describe_access(app: FastAPI, scopes: RouteScopes) -> None:
     """Adds the security scheme and each operation's scope to what `app.openapi` returns."""
     describe = app.openapi
+    # A description knows no convertors of paths.
+    by_description = {(method, path.replace(":path}", "}")): scope for (method, path), scope in scopes.items()}
 
     def openapi() -> dict[str, Any]:
         document = describe()
@@ -25,7 +27,7 @@ def describe_access(app: FastAPI, scopes: RouteScopes) -> None:
         document["components"]["securitySchemes"][_SCHEME] = _DESCRIBED
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
-                scope = scopes.get((method.upper(), path))
+                scope = by_description.get((method.upper(), path))
                 if scope is not None:
                     operation["security"] = [{_SCHEME: []}]
                     operation["x-required-scope"] = scope.value

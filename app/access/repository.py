@@ -43,5 +43,5 @@ def now(session: Session) -> float:
     return session.scalar(select(db_now())) or 0.0
 
 
-def _in_force() -> Select[tuple[ApiKey]]:
+def _in_force() -> Select[ApiKey]:
     return select(ApiKey).where(ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > db_now()))

@@ -38,9 +38,10 @@ class _TryAgain(Exception):
 class ApiClient:
     """A blocking client of the HTTP API."""
 
-    def __init__(self, url: str, *, timeout_s: float = 120.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 120.0, key: str | None = None) -> None:
         self.url = url
-        self._http = httpx2.Client(base_url=url, timeout=timeout_s)
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._http = httpx2.Client(base_url=url, timeout=timeout_s, headers=headers)
 
     def __enter__(self) -> "ApiClient":
         """Returns itself."""

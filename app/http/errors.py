@@ -35,7 +35,13 @@ _STATUS_OF_CODE = {
     "key_too_busy": 429,
     "idempotency_key_reused": 422,
 }
-_TYPE_OF_STATUS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+_TYPE_OF_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 class ErrorDetail(BaseModel):
