@@ -19,8 +19,8 @@ from app.access.service import MAX_KEYS_IN_FORCE
 from app.db.unit_of_work import read_only
 
 _READ_EVERY_S = 0.5
-# A key made a moment ago must work; whoever sends keys that do not exist costs five queries a second and no more.
-_READ_AGAIN_AFTER_S = 0.2
+# A key made a moment ago must work; whoever sends keys that do not exist costs five queries a second and no more, and waits.
+_READ_AGAIN_AFTER_S, _LOOK_EVERY_S = 0.2, 0.01
 _INVALID = "This API key is unknown, revoked or over its time. An operator makes one with: dianda key create NAME --scope SCOPE"
 _log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class KeyRing:
         self._max_concurrent = max_concurrent
         self._by_prefix: dict[str, KeyInForce] | None = None
         self._read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._is_reading = False
 
     def reload(self) -> None:
         """Reads the keys; blocks. A key that stays keeps its counts."""
@@ -58,14 +58,13 @@ class KeyRing:
             rows = repository.list_in_force(session, limit=MAX_KEYS_IN_FORCE)
         known = self._by_prefix or {}
         self._by_prefix = {row.prefix: known.get(row.prefix) or self._in_force(row) for row in rows}
-        self._read_at = time.monotonic()
 
     async def watch(self) -> None:
         """Reads the keys again and again until it is cancelled."""
         is_away = False
         while True:
             try:
-                await self._reload(older_than_s=0.0)
+                await self._read_after(time.monotonic())
                 is_away = False
             except Exception as error:
                 if not is_away:
@@ -98,7 +97,7 @@ class KeyRing:
         key = None if self._by_prefix is None else self._by_prefix.get(prefix)
         if key is None:
             try:
-                await self._reload(older_than_s=_READ_AGAIN_AFTER_S)
+                await self._read_after(time.monotonic())
             except Exception as error:
                 _log.warning("keys_not_read", error=type(error).__name__)
             if self._by_prefix is None:
@@ -108,10 +107,18 @@ class KeyRing:
             raise InvalidKey(_INVALID)
         return key
 
-    async def _reload(self, *, older_than_s: float) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at >= older_than_s:
+    async def _read_after(self, moment: float) -> None:
+        """Returns once the keys were read after a moment, by whoever comes first."""
+        while self._is_reading or self._read_at < moment:
+            now = time.monotonic()
+            if self._is_reading or now - self._read_at < _READ_AGAIN_AFTER_S:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                continue
+            self._is_reading, self._read_at = True, now
+            try:
                 await run_sync(self.reload)
+            finally:
+                self._is_reading = False
 
     def _in_force(self, row: ApiKey) -> KeyInForce:
         return KeyInForce(

@@ -34,6 +34,8 @@ def bearer(secret: str) -> dict[str, str]:
 def browser(api: Api) -> Iterator[TestClient]:
     """Yields a client with cookies of its own, in English, that follows no redirect."""
     client = TestClient(api.app, raise_server_exceptions=False, follow_redirects=False, headers={"accept-language": "en"})
+    # One event loop for all of a process, as in life.
+    client.portal = api.client.portal
     yield client
 
 

@@ -46,7 +46,7 @@ def senders() -> Iterator[tuple[str, Scope | None]]:
 
 
 @pytest.mark.parametrize(("method", "path"), routes(), ids=lambda part: part)
-@pytest.mark.parametrize(("sender", "scope"), list(senders()), ids=lambda part: str(part))
+@pytest.mark.parametrize(("sender", "scope"), list(senders()), ids=str)
 def test_a_route_lets_in_whom_its_scope_allows_and_nobody_else(
     keyed_api: Api, secrets: dict[Scope, str], method: str, path: str, sender: str, scope: Scope | None
 ) -> None:
