@@ -25,6 +25,7 @@ RefusePage = Callable[[Scope, Receive, Send, AppError], Awaitable[None]]
 _REFUSED = Counter("dianda_access_refused_total", "Requests that were turned away for lack of a key, scope or pace.", ["code"])
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _MAX_KEY_CHARS = 200
+_POLICY_VIOLATION = 1008
 _log = structlog.get_logger()
 
 
@@ -61,6 +62,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one ASGI call."""
+        if scope["type"] == "websocket":
+            # No route is one; none shall be open because it was forgotten here.
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -156,7 +161,7 @@ def _refuse_foreign_page(scope: Scope, headers: dict[bytes, bytes]) -> None:
     Raises:
         ForeignPage: the request was sent for one, or names this host by a name that another site may have pointed here.
     """
-    if scope["method"] not in _SAFE and headers.get(b"sec-fetch-site") == b"cross-site":
+    if scope["method"] not in _SAFE and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
         raise ForeignPage("A page of another site sent this. Open the console itself, or use an API key (DIANDA_AUTH=on).")
     if not _is_own_name(headers.get(b"host", b"")):
         raise ForeignPage("Without API keys this host is called by its address or as localhost. Else set DIANDA_AUTH=on.")

@@ -62,8 +62,9 @@ def test_a_request_from_another_host_needs_a_key_whatever_the_settings_say(auto_
 
 
 @pytest.mark.parametrize("path", ["/v1/fine_tuning/jobs/x/cancel", "/v1/files", "/answer"])
-def test_a_page_of_another_site_changes_nothing(shared_api: Api, path: str) -> None:
-    response = shared_api.client.post(path, headers={"sec-fetch-site": "cross-site"})
+@pytest.mark.parametrize("sender", ["cross-site", "same-site"])  # the same site: another port of this host
+def test_a_page_of_another_site_changes_nothing(shared_api: Api, path: str, sender: str) -> None:
+    response = shared_api.client.post(path, headers={"sec-fetch-site": sender})
 
     assert (response.status_code, error_of(response)["code"]) == (403, "cross_site_request")
 
