@@ -1,6 +1,7 @@
 """The API process: its composition root."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 
@@ -72,6 +73,7 @@ def create_app(
     doorbell: Doorbell | None = None,
 ) -> FastAPI:
     """Builds the API; tests pass their own settings, answer backend and doorbell."""
+    is_own_process = settings is None
     settings = settings or Settings()
     engine = make_engine(settings.resolved_database_url)
     store = ModelStore(settings.models_dir, settings.base_models)
@@ -89,6 +91,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
+        if is_own_process:
+            # What is there now stays for ever: each look of the garbage collector at all of it would hold up every request.
+            gc.collect()
+            gc.freeze()
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
         steps = {
             "sweep": lambda: sweep(engine, bell),

@@ -10,6 +10,9 @@ Variant = Literal["primary", "candidate", "shadow"]
 SHADOW_SUFFIX = "-shadow"
 """A shadow's id in the log is its primary's with this behind."""
 
+SHADOW_SUFFIX = "-shadow"
+"""A shadow's id in the answer log is its primary's with this behind."""
+
 
 def is_chosen(candidate: ResolvedCandidate, *, alias: str, key: str) -> bool:
     """Says whether an asker (or a question) belongs to the candidate's percentage; whoever does, does for more per cent, too.

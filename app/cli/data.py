@@ -1,4 +1,4 @@
-"""`dianda data …`: looks at dataset files where they lie; needs no running product."""
+"""`dianda data check`: looks at a dataset file where it lies; needs no running product."""
 
 import json
 import tempfile
@@ -20,7 +20,7 @@ _MOST_ROWS = 15
 
 @data_cli.callback()
 def data() -> None:
-    """Looks at dataset files."""
+    """Looks at dataset files where they lie (check), and works with those that were uploaded."""
 
 
 @data_cli.command()

@@ -18,8 +18,8 @@ from app.durable import BrokenFolder, fsync_path, publish_folder, sha256_of_file
 from app.ml.export_folders import GGUF_FILE
 
 
-def export_to_folder(client: ApiClient, console: Console, *, model: str, format: str, to: Path, keeps: bool) -> None:
-    """Exports `model` into the folder `to`; the product's own copy is deleted afterwards unless `keeps`.
+def export_to_folder(client: ApiClient, console: Console, *, model: str, format: str, to: Path, keeps: bool) -> dict[str, Any]:
+    """Exports `model` into the folder `to` and returns the export; the product's own copy is deleted afterwards unless `keeps`.
 
     Raises:
         ApiError: the folder is in use, the API refused, the export failed, or what arrived is not what was sent.
@@ -44,6 +44,7 @@ def export_to_folder(client: ApiClient, console: Console, *, model: str, format:
     if not keeps:
         client.delete(path)
     console.print(f"[green]{export['adapter']}[/green] is in {to}.")
+    return export
 
 
 def unpack(chunks: Iterator[bytes], folder: Path) -> None:

@@ -3,19 +3,26 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from app.cli import files
+from app.cli.asking import ask, chat
 from app.cli.client import ApiClient, ApiError
 from app.cli.data import data_cli
 from app.cli.demo import run_demo
+from app.cli.evaluating import compare, evaluate
+from app.cli.experimenting import experiments_cli
 from app.cli.export import export_to_folder
+from app.cli.promoting import aliases_cli, promote
 from app.cli.stack import StackError, running_stack, worker_command
+from app.cli.terminal import JsonOption, Terminal, UrlOption, table, talking
+from app.cli.training import TRAIN_CONTEXT, jobs_cli, train, watch
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.errors import AppError
@@ -29,6 +36,17 @@ cli = typer.Typer(
 models_cli = typer.Typer(no_args_is_help=True, help="The operator's list of base models and its store.")
 cli.add_typer(models_cli, name="models")
 cli.add_typer(data_cli, name="data")
+cli.add_typer(jobs_cli, name="jobs")
+cli.add_typer(aliases_cli, name="aliases")
+cli.add_typer(experiments_cli, name="experiment")
+cli.command(context_settings=TRAIN_CONTEXT)(train)
+_COMMANDS: tuple[Callable[..., None], ...] = (watch, ask, chat, evaluate, compare, promote)
+for _command in _COMMANDS:
+    cli.command()(_command)
+data_cli.command("list")(files.list_files)
+_COMMANDS_OF_DATA: tuple[Callable[..., None], ...] = (files.upload, files.show, files.split, files.delete)
+for _command in _COMMANDS_OF_DATA:
+    data_cli.command()(_command)
 _console = Console(stderr=True, highlight=False)
 
 
@@ -118,27 +136,30 @@ def export(
     model: Annotated[str, typer.Argument(help="An adapter (telecom:1) or alias (telecom@production).")],
     to: Annotated[Path, typer.Option(help="Folder to make.")],
     format: Annotated[ExportFormat, typer.Option(help="peft, merged, or gguf (needs llama.cpp on the worker).")] = "peft",
-    url: Annotated[str | None, typer.Option(help="Where the API is; none: DIANDA_HOST and DIANDA_PORT.")] = None,
     keep: Annotated[bool, typer.Option(help="Leave the product's own copy of the files where it is.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Writes an adapter into a folder that plain peft, plain transformers or llama.cpp load."""
-    settings = Settings()
-    try:
-        with ApiClient(url or f"http://{settings.host}:{settings.port}") as client:
-            export_to_folder(client, _console, model=model, format=format, to=to, keeps=keep)
-    except (ApiError, OSError) as error:
-        _fail(error)
+    with talking(url, as_json=as_json) as (client, terminal):
+        try:
+            done = export_to_folder(client, terminal.notes, model=model, format=format, to=to, keeps=keep)
+        except OSError as error:
+            raise ApiError(f"The folder {to} cannot be written: {error}") from error
+        terminal.result({**done, "folder": str(to.absolute())})
 
 
 @models_cli.command("list")
-def list_models() -> None:
+def list_models(as_json: JsonOption = False) -> None:
     """Lists the base models and whether their weights are in the store."""
     store = _store(Settings())
-    table = Table("name", "source", "weights")
-    for name, source in sorted(store.listed().items()):
-        found = store.find(name)
-        table.add_row(name, source, found.checksum[:12] if found else f"missing: dianda models import {name}")
-    Console().print(table)
+    listed = [(name, source, store.find(name)) for name, source in sorted(store.listed().items())]
+    data = [{"name": name, "source": source, "checksum": found.checksum if found else None} for name, source, found in listed]
+    rows = [
+        (name, source, found.checksum[:12] if found else f"missing: dianda models import {name}")
+        for name, source, found in listed
+    ]
+    Terminal(as_json=as_json).result({"object": "list", "data": data}, table(("name", "source", "weights"), rows))
 
 
 @models_cli.command("add")

@@ -1,7 +1,7 @@
 """A bar for work that a worker does, until that has ended."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -9,15 +9,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.cli.client import ApiError
 
-_ENDED = ("succeeded", "failed", "cancelled")
+ENDED = ("succeeded", "failed", "cancelled")
 _TICK_S = 0.5
+
+
+class WorkFailed(ApiError):
+    """A job, evaluation or export has ended without a result."""
+
+
+def failure(title: str, state: Mapping[str, Any]) -> WorkFailed:
+    """Returns what to say of work that has ended badly."""
+    error = state["error"] or {}
+    return WorkFailed(
+        f"{title}: {state['status']}. {error.get('message', '')}".rstrip(), code=error.get("code"), param=error.get("param")
+    )
 
 
 def wait_for_success(console: Console, title: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Shows a bar with loss and ETA until what `read` returns has ended, and returns its last state.
 
     Raises:
-        ApiError: it did not succeed; the text says why.
+        WorkFailed: it did not succeed; the text says why.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -43,9 +55,9 @@ def wait_for_success(console: Console, title: str, read: Callable[[], dict[str, 
                 if not console.is_terminal and f"{tenth}" != last_line:
                     last_line = f"{tenth}"
                     console.print(line)
-            if state["status"] in _ENDED:
+            if state["status"] in ENDED:
                 break
             time.sleep(_TICK_S)
     if state["status"] != "succeeded":
-        raise ApiError(f"{title}: {state['status']}. {(state['error'] or {}).get('message', '')}")
+        raise failure(title, state)
     return state

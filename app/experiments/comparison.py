@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.blobs.store import BlobStore
 from app.datasets.models import Dataset
+from app.evaluations import repository as evaluations
 from app.experiments import repository
 from app.experiments.models import Experiment
 from app.experiments.repository import ArmRows
@@ -131,11 +132,11 @@ def _against_baseline(session: Session, arms: Sequence[ArmRows]) -> dict[int, Ve
     ended = [rows for rows in arms if rows.evaluation is not None and rows.evaluation.metrics is not None]
     if not ended or ended[0].arm.number != arms[0].arm.number or ended[0].evaluation is None:
         return {}
-    baseline = repository.scores_by_row(session, ended[0].evaluation.id)
+    baseline = evaluations.scores_of(session, ended[0].evaluation.id)
     pairs: dict[int, PairedComparison] = {}
     for rows in ended[1:]:
         assert rows.evaluation is not None
-        scores = repository.scores_by_row(session, rows.evaluation.id)
+        scores = evaluations.scores_of(session, rows.evaluation.id)
         if common := sorted(baseline.keys() & scores.keys()):
             pairs[rows.arm.number] = compare_paired([baseline[row] for row in common], [scores[row] for row in common])
     adjusted = holm_adjusted([pair.exact_match_p for pair in pairs.values()])

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.paging import page
 from app.errors import NotFound
-from app.evaluations.models import Evaluation, EvaluationRow
+from app.evaluations.models import Evaluation
 from app.experiments.models import Experiment, ExperimentArm
 from app.jobs.models import Job
 
@@ -109,11 +109,3 @@ def find_unfinished_user_of_adapter(session: Session, adapter_id: str) -> str | 
         .limit(1)
     )
     return f"experiment {found!r}" if found else None
-
-
-def scores_by_row(session: Session, evaluation_id: str) -> dict[int, tuple[bool, float]]:
-    """Returns row number -> whether it is right, and its set F1."""
-    query = select(EvaluationRow.row, EvaluationRow.is_right, EvaluationRow.data["set_f1"].as_float()).where(
-        EvaluationRow.evaluation_id == evaluation_id
-    )
-    return {row: (bool(is_right), float(f1)) for row, is_right, f1 in session.execute(query)}

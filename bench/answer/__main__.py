@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +28,7 @@ from bench.answer.engine_costs import mixed_adapter_rates, pass_costs
 from bench.answer.fuzz import fuzz, fuzzed_questions
 from bench.answer.ours import Ours
 from bench.answer.peers import generate_peers, loaded_peer
-from bench.answer.quality import agreement, exact_match, invalid_count, stepwise_answers
+from bench.answer.quality import agreement, exact_match, gap_at_parting, invalid_count, stepwise_answers
 from bench.answer.report import summarise, table
 from bench.answer.setting import Setting, real_setting, replayed_setting
 from bench.answer.trace import Trace, as_rows, read_trace, write_trace
@@ -150,7 +150,11 @@ def _compare(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         stream=setting.stream(options.stream),
         peer_stream=setting.stream(options.peer_stream),
     )
+    # As the answerer does once its model is loaded; for all contestants alike.
+    gc.collect()
+    gc.freeze()
     times = compare(contestants, load, options.rounds)
+    gc.unfreeze()
     report: dict[str, Any] = dict.fromkeys(CONTESTANTS) | summarise(contestants, times, load)
     print("\n" + table(report, CONTESTANTS) + "\n")
     for contestant in contestants:
@@ -192,6 +196,23 @@ def _worth(setting: Setting, ours: Ours, unmerged: Any, options: argparse.Namesp
         )
         report |= {"exact_match": exact_match(setting.tasks, given, setting.grammar)}
         report |= agreement(questions, given, reference)
+        gaps = [
+            gap_at_parting(
+                unmerged,
+                question,
+                given[question],
+                codes,
+                setting.grammar,
+                renderer=setting.renderer,
+                tokenizer=setting.tokenizer,
+                device=setting.workload.device,
+            )
+            for question, codes in zip(questions, reference, strict=True)
+            if given[question] != codes
+        ]
+        report["gaps_where_apart_nats"] = sorted(round(gap, 3) for gap in gaps)
+        if setting.workload.dtype != torch.float32:
+            report |= _against_fp32(setting, given, reference)
         if options.record is not None:
             trace = Trace(
                 model=setting.workload.model,
@@ -205,6 +226,26 @@ def _worth(setting: Setting, ours: Ours, unmerged: Any, options: argparse.Namesp
             print(f"Recorded {len(questions)} answers in {options.record}.")
     print(json.dumps(report, ensure_ascii=False, indent=1))
     return report
+
+
+def _against_fp32(setting: Setting, given: Mapping[str, Codes], reference: Sequence[Codes]) -> dict[str, Any]:
+    """Tells how far rounding alone takes answers: ours and the reference's, each against the same weights in fp32."""
+    exact = replace(setting, workload=replace(setting.workload, precision="fp32"))
+    network = loaded_peer(exact.build(), setting.adapters[0].folder, is_merged=False)
+    questions = list(given)
+    answers = stepwise_answers(
+        network,
+        questions,
+        setting.grammar,
+        renderer=setting.renderer,
+        tokenizer=setting.tokenizer,
+        device=setting.workload.device,
+    )
+    pairs = list(zip(questions, reference, answers, strict=True))
+    return {
+        "ours_as_fp32": round(fmean(given[question] == codes for question, _, codes in pairs), 4),
+        "stepwise_as_fp32": round(fmean(rounded == codes for _, rounded, codes in pairs), 4),
+    }
 
 
 def _answered(ours: Ours, task: Task) -> EngineAnswer:

@@ -6,6 +6,7 @@ ROCm builds of torch answer to the name `cuda`; the differences that matter are 
 import importlib.util
 import os
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from app.ml.spec import Precision
 
 _PROBE_S = 1.0
 _GIB = 2**30
+# Eager passes come in any number of sizes.
+_MOST_BUFFERS = 128
 # What `limit_memory` allowed, by kind of device; torch's own limit holds for the whole process too.
 _limits: dict[str, int] = {}
 
@@ -161,24 +164,56 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-class HostCopy:
-    """A tensor on its way from a device to the host; the device goes on meanwhile."""
+class HostBuffers:
+    """Host memory that is used again and again; pinned where a GPU copies to and from it, which is dear to make anew."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        """Starts the copy behind what the device is doing."""
-        self._host = tensor
+    def __init__(self, device: torch.device) -> None:
+        """Holds nothing yet."""
+        self._is_pinned = device.type == "cuda"
+        self._free: dict[tuple[torch.Size, torch.dtype], list[torch.Tensor]] = {}
+        self._held = 0
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Returns a tensor of any content."""
+        free = self._free.get((torch.Size(shape), dtype))
+        if not free:
+            return torch.empty(*shape, dtype=dtype, pin_memory=self._is_pinned)
+        self._held -= 1
+        return free.pop()
+
+    def give_back(self, tensor: torch.Tensor) -> None:
+        """Frees a tensor that `take` gave."""
+        if self._is_pinned and self._held < _MOST_BUFFERS:
+            self._held += 1
+            self._free.setdefault((tensor.shape, tensor.dtype), []).append(tensor)
+
+
+class HostCopies:
+    """Tensors on their way from a device to the host; the device goes on meanwhile."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], buffers: HostBuffers) -> None:
+        """Starts the copies behind what the device is doing."""
+        self._buffers = buffers
         self._event: torch.cuda.Event | None = None
-        if tensor.device.type == "cuda":
-            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._host.copy_(tensor, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._host = {name: buffers.take(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            self._host[name].copy_(tensor, non_blocking=True)
+            if tensor.device.type == "cuda" and self._event is None:
+                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        if self._event is not None:
             self._event.record()
 
-    def wait(self) -> torch.Tensor:
-        """Returns the tensor on the host."""
+    def wait(self) -> dict[str, torch.Tensor]:
+        """Returns the tensors on the host; they are lent until `give_back`."""
         if self._event is not None:
             self._event.synchronize()
         return self._host
+
+    def give_back(self) -> None:
+        """Frees the memory of the tensors that `wait` returned."""
+        for tensor in self._host.values():
+            self._buffers.give_back(tensor)
+        self._host = {}
 
 
 class GraphPool:
@@ -209,6 +244,48 @@ class Capture:
     def replay(self) -> None:
         """Runs the graph on the current stream."""
         self._graph.replay()
+
+
+class Beside:
+    """What runs inside `with beside:` runs beside the current stream, behind what that one was told before; `join` waits for it.
+
+    Inside a capture it becomes a branch of the graph. Without a GPU everything runs in order.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Makes a stream of its own."""
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._context: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> None:
+        """Leaves the current stream."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+            self._context = torch.cuda.stream(self._stream)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Comes back to it."""
+        self._context.__exit__(*error)
+
+    def join(self) -> None:
+        """Lets the current stream wait for what ran beside it."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def shared_memory_bytes(device: torch.device) -> int:
+    """Returns how much memory the threads of one block may share; as much as they like where Triton is only interpreted."""
+    if device.type != "cuda":
+        return _GIB
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for all that a device has been told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def seed_all(seed: int) -> None:

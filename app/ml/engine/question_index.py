@@ -24,13 +24,13 @@ from app.ml.engine.compiled import compiled
 QUESTIONS = "questions.safetensors"
 MAX_INDEXED_QUESTIONS = 20_000
 _VERSION = "1"
-_NGRAM_CHARS = (1, 2)
+_MOST_NGRAM_CHARS = 2
 _EDGE_CHARS = 128
 # N-grams of more than a quarter of the questions are most of the work and tell little.
 _COMMON_SHARE, _ALWAYS_RARE = 0.25, 256
 _FREQUENCY_WEIGHT = 0.02
 _FNV_OFFSET = 2_166_136_261
-_FNV_PRIME = np.uint32(16_777_619)
+_FNV_PRIME = 16_777_619
 
 Neighbour = tuple[int, float]
 """Number of a distinct answer, and how near its nearest question is, 0..1."""
@@ -223,12 +223,25 @@ def _ngrams(question: str) -> NDArray[np.uint32]:
         question = question[:_EDGE_CHARS] + question[-_EDGE_CHARS:]
     folded = unicodedata.normalize("NFKC", question).casefold()
     # A lone surrogate is a character like any other here.
-    characters = np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    hashed = []
-    for length in _NGRAM_CHARS:
-        # FNV-1a over characters; Python's own hash differs from process to process.
-        value = np.full(max(0, len(characters) - length + 1), _FNV_OFFSET + length, dtype=np.uint32)
-        for place in range(length):
-            value = (value ^ characters[place : place + len(value)]) * _FNV_PRIME
-        hashed.append(value ^ (value >> np.uint32(15)))
-    return np.unique(np.concatenate(hashed))
+    return _hashed(np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).copy())
+
+
+@compiled
+def _hashed(characters: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    hashes = np.empty(_MOST_NGRAM_CHARS * len(characters), np.uint32)
+    count = 0
+    for length in range(1, _MOST_NGRAM_CHARS + 1):
+        for place in range(len(characters) - length + 1):
+            # FNV-1a over characters; Python's own hash differs from process to process.
+            value = np.uint32(_FNV_OFFSET + length)
+            for character in characters[place : place + length]:
+                value = np.uint32((value ^ character) * np.uint32(_FNV_PRIME))
+            hashes[count] = value ^ (value >> np.uint32(15))
+            count += 1
+    hashes = np.sort(hashes[:count])
+    distinct = 0
+    for place in range(count):
+        if place == 0 or hashes[place] != hashes[place - 1]:
+            hashes[distinct] = hashes[place]
+            distinct += 1
+    return hashes[:distinct].copy()

@@ -26,6 +26,6 @@ def compile_ahead() -> None:
     for is_eager in (True, False):
         build_pass([feeding], adapters, exact_shape([feeding], adapters, 16), idle_place=256, is_eager=is_eager)
     tree = question.tree
-    tree.judge(feeding.scored, made.arrays.node_start[:1], tree.best_log_p[:1] * 0.0)
+    tree.judge(feeding.scored, made.arrays.nodes[0, :1], tree.best_log_p[:1] * 0.0)
     question.walk()
     question.release()

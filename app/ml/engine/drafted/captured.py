@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from app.ml.engine.device import Capture, GraphPool, graphs_run, triton_runs
+from app.ml.engine.device import Capture, GraphPool, graphs_run, synchronize, triton_runs
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput, Steps
 from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors, build_pass
 from app.ml.engine.drafted.rows import KeyValueRows
 
 _SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
-_ALL_SCORED_TO = 256
+_ALL_SCORED_TO = 512
 _USED_CODES = 8
 _FEW_TOKENS = 512
 _LEAST_EDGES = 32
@@ -52,9 +52,9 @@ class CapturedPasses:
             return None
         for size in _SIZES:
             shape = self._shape(size)
+            # Larger shapes may have larger blocks, of which a pass needs no more than of its own.
             is_enough = (
                 size >= exact.tokens
-                and shape.block_tokens == exact.block_tokens
                 and shape.scored >= exact.scored
                 and shape.token_blocks >= exact.token_blocks
                 and shape.adapter_blocks >= exact.adapter_blocks
@@ -105,7 +105,7 @@ class CapturedPasses:
         tokens = host.shape.split(numbers)
         # Once for the kernels to be compiled; a pass may run twice, it writes the same again.
         self._run(tokens)
-        torch.cuda.synchronize()
+        synchronize(self._network.device)
         capture = Capture(self._pool)
         with capture:
             output = self._run(tokens)

@@ -11,7 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.ml.engine.compiled import compiled
-from app.ml.engine.drafted.grammar_arrays import END, SEPARATE, GrammarArrays, Ints, is_open
+from app.ml.engine.drafted.grammar_arrays import (
+    END,
+    GROW_STOP,
+    HIGH,
+    HIGH_RANK,
+    KIND,
+    LOW,
+    LOW_RANK,
+    MOST_EDGES,
+    OWN,
+    SEPARATE,
+    START,
+    STOP,
+    GrammarArrays,
+    Ints,
+    is_used_up,
+    may_go_on,
+)
 from app.ml.engine.drafted.recall import Likely
 from app.ml.engine.drafted.successions import Floats, Successions
 from app.ml.engine.drafted.tree import CHOICE, CODES, FORCED, LEFT, NO_EDGE, NODE, Tree, grow
@@ -60,7 +77,7 @@ def _draft(
     """Returns how many entries the tree has then; grown best first."""
     stop = min(count + most, ints.shape[1])
     chances, places, edges = np.empty(_HEAP_SIZE), np.empty(_HEAP_SIZE, np.int32), np.empty(_HEAP_SIZE, np.int32)
-    masses = np.zeros(int((grammar.node_start[1:] - grammar.node_start[:-1]).max()))
+    masses = np.empty(grammar.limits[MOST_EDGES])
     size = _expand(grammar, training, likely, ints, said, frontier, 1.0, least, masses, chances, places, edges, 0)
     while size and count < stop:
         chance, parent, edge = chances[0], places[0], edges[0]
@@ -70,7 +87,7 @@ def _draft(
         while count < stop:
             last = count - 1
             edge = ints[FORCED, last]
-            if ints[LEFT, last] == 0 and (edge == NO_EDGE or grammar.edge_kind[edge] == END):
+            if ints[LEFT, last] == 0 and (edge == NO_EDGE or grammar.edges[KIND, edge] == END):
                 break
             grow(grammar, ints, said, bits, count, last, NO_EDGE if ints[LEFT, last] else edge)
             count += 1
@@ -98,8 +115,9 @@ def _expand(
 ) -> int:
     """Puts an entry's likely continuations into the heap; returns its size."""
     node, codes, own_said = ints[NODE, place], ints[CODES, place], said[place]
-    first, stop = grammar.node_start[node], grammar.node_start[node + 1]
-    own = grammar.own_rank[node]
+    nodes, edges_of = grammar.nodes, grammar.edges
+    first, stop, grow_stop = nodes[START, node], nodes[STOP, node], nodes[GROW_STOP, node]
+    low, high, own = nodes[LOW, node], nodes[HIGH, node], nodes[OWN, node]
     masses[: stop - first] = 0.0
     separate = -1
     total = _FREQUENCY_WEIGHT
@@ -107,90 +125,83 @@ def _expand(
         separate = stop - 2
         masses[separate - first] += _FOLLOWING_WEIGHT * training.goes_on[own]
         total += _FOLLOWING_WEIGHT
-    for answer in range(len(likely.weights)):
-        begin, length = likely.starts[answer], likely.starts[answer + 1] - likely.starts[answer]
-        if length <= codes or not _begins(likely.codes, begin, own_said, codes):
+    starts, answers, weights = likely.starts, likely.codes, likely.weights
+    for answer in range(len(weights)):
+        begin, length = starts[answer], starts[answer + 1] - starts[answer]
+        if length <= codes:
             continue
-        edge = _edge_of(grammar, node, likely.codes[begin + codes])
-        if edge == NO_EDGE:
+        rank = answers[begin + codes]
+        if rank < low or rank >= high or not _begins(answers, begin, own_said, codes):
             continue
-        total += likely.weights[answer]
-        if edge < stop:
-            masses[edge - first] += likely.weights[answer]
+        total += weights[answer]
+        if rank != own:
+            masses[_edge_towards(edges_of, first, grow_stop, rank) - first] += weights[answer]
         elif length > codes + 1:
-            masses[separate - first] += likely.weights[answer]
-    total += _add(grammar, node, own_said, codes, likely.near, likely.near_weights, _NEAR_CODES_WEIGHT, masses)
-    if codes and own_said[codes - 1] >= 0:
-        before = own_said[codes - 1]
-        begin, end = training.following_start[before], training.following_start[before + 1]
-        following, weights = training.following[begin:end], training.following_weight[begin:end]
-        total += _add(grammar, node, own_said, codes, following, weights, _FOLLOWING_WEIGHT, masses)
-    for index in range(codes):
-        if own_said[index] >= 0 and _is_last_of_series(training.series, own_said, index, codes):
-            begin, end = training.beside_start[own_said[index]], training.beside_start[own_said[index] + 1]
-            beside, weights = training.beside[begin:end], training.beside_weight[begin:end]
-            total += _add(grammar, node, own_said, codes, beside, weights, _BESIDE_WEIGHT, masses)
+            masses[separate - first] += weights[answer]
+    # The other sources are lists of codes: the near ones, those that follow, and those beside each series' last one.
+    for source in range(-2, codes):
+        if source == -2:
+            ranks, shares, begin, end, share = likely.near, likely.near_weights, 0, len(likely.near), _NEAR_CODES_WEIGHT
+        elif source == -1:
+            ranks, shares, share = training.following, training.following_weight, _FOLLOWING_WEIGHT
+            if codes == 0 or own_said[codes - 1] < 0:
+                continue
+            begin, end = training.following_start[own_said[codes - 1]], training.following_start[own_said[codes - 1] + 1]
+        else:
+            ranks, shares, share = training.beside, training.beside_weight, _BESIDE_WEIGHT
+            if own_said[source] < 0 or not _is_last_of_series(training.series, own_said, source, codes):
+                continue
+            begin, end = training.beside_start[own_said[source]], training.beside_start[own_said[source] + 1]
+        for index in range(begin, end):
+            rank = ranks[index]
+            if rank < low or rank >= high or _is_said(own_said, codes, rank):
+                continue
+            total += share * shares[index]
+            if rank != own:
+                masses[_edge_towards(edges_of, first, grow_stop, rank) - first] += share * shares[index]
     scale = chance / total
     rare = scale * _FREQUENCY_WEIGHT
     below = training.counted_below
-    whole = below[grammar.node_high[node]] - below[grammar.node_low[node]]
+    whole = below[high] - below[low]
+    may_separate = may_go_on(grammar, codes)
     for edge in range(first, stop):
-        kind = grammar.edge_kind[edge]
-        if kind == END:
+        kind, edge_low, edge_high = edges_of[KIND, edge], edges_of[LOW_RANK, edge], edges_of[HIGH_RANK, edge]
+        if kind == END or (kind == SEPARATE and not may_separate):
             continue
         probability = scale * masses[edge - first]
         if probability == 0.0 and kind != SEPARATE and rare >= least and whole > 0.0:
-            probability = rare * (below[grammar.edge_high[edge]] - below[grammar.edge_low[edge]]) / whole
-        if probability >= least and size < len(chances) and is_open(grammar, edge, own_said, codes):
+            probability = rare * (below[edge_high] - below[edge_low]) / whole
+        if probability >= least and size < len(chances) and not is_used_up(edge_low, edge_high, own_said, codes):
             size = _push(chances, places, edges, size, probability, place, edge)
     return size
 
 
 @compiled
-def _begins(answer: Ints, begin: int, said: Ints, codes: int) -> bool:
+def _begins(answers: Ints, begin: int, said: Ints, codes: int) -> bool:
     same = 0
-    while same < codes and answer[begin + same] == said[same]:
+    while same < codes and answers[begin + same] == said[same]:
         same += 1
     return same == codes
 
 
 @compiled
-def _edge_of(grammar: GrammarArrays, node: int, rank: int) -> int:
-    """Returns the edge towards a code, the node's last edge + 1 for the code that ends here, -1 if it lies elsewhere."""
-    if rank < grammar.node_low[node] or rank >= grammar.node_high[node]:
-        return NO_EDGE
-    if rank == grammar.own_rank[node]:
-        return int(grammar.node_start[node + 1])
-    low, high = int(grammar.node_start[node]), int(grammar.grow_stop[node])
-    while high - low > 1:
-        middle = (low + high) // 2
-        if grammar.edge_low[middle] <= rank:
-            low = middle
-        else:
-            high = middle
-    return low
+def _is_said(said: Ints, codes: int, rank: int) -> bool:
+    place = 0
+    while place < codes and said[place] != rank:
+        place += 1
+    return place < codes
 
 
 @compiled
-def _add(
-    grammar: GrammarArrays, node: int, said: Ints, codes: int, ranks: Ints, weights: Floats, share: float, masses: Floats
-) -> float:
-    """Adds codes' weights to the edges towards them; returns the weight of all that lie behind the node."""
-    first, stop = grammar.node_start[node], grammar.node_start[node + 1]
-    total = 0.0
-    for index in range(len(ranks)):
-        edge = _edge_of(grammar, node, ranks[index])
-        if edge == NO_EDGE:
-            continue
-        is_said = False
-        for place in range(codes):
-            is_said |= said[place] == ranks[index]
-        if is_said:
-            continue
-        total += share * weights[index]
-        if edge < stop:
-            masses[edge - first] += share * weights[index]
-    return total
+def _edge_towards(edges: Ints, first: int, stop: int, rank: int) -> int:
+    """Returns which of a node's edges within the trie leads to a code behind it."""
+    while stop - first > 1:
+        middle = (first + stop) // 2
+        if edges[LOW_RANK, middle] <= rank:
+            first = middle
+        else:
+            stop = middle
+    return first
 
 
 @compiled

@@ -21,14 +21,18 @@ class EagerSteps:
             cos, sin = table.index_select(0, tokens.positions)[:, None].chunk(2, dim=-1)
             self._angles[kind] = (cos, sin)
 
-    def adapt(self, y: torch.Tensor, x: torch.Tensor, slots: SlotLayer, layer: int) -> None:
+    def shrink(self, x: torch.Tensor, slots: SlotLayer, layer: int) -> torch.Tensor:
+        """Leaves everything to `expand`."""
+        return x
+
+    def expand(self, y: torch.Tensor, low: torch.Tensor, slots: SlotLayer, layer: int) -> None:
         """Applies each adapter to its tokens in place."""
         for segment in self._layout.segments:
             part = slice(segment.start, segment.stop)
-            low = x[part] @ slots.factor_a[layer, segment.slot].T
+            inner = low[part] @ slots.factor_a[layer, segment.slot].T
             own, scaled_b = y[part], slots.scaled_b[layer, segment.slot]
             for place, columns in enumerate(slots.columns):
-                own[:, columns].addmm_(low[:, place * slots.rank : (place + 1) * slots.rank], scaled_b[columns].T)
+                own[:, columns].addmm_(inner[:, place * slots.rank : (place + 1) * slots.rank], scaled_b[columns].T)
             if slots.gain is not None:
                 own.mul_(slots.gain[layer, segment.slot])
 
@@ -57,3 +61,7 @@ class EagerSteps:
         if activation == "silu":
             return torch.nn.functional.silu(gate) * up
         return torch.nn.functional.gelu(gate, approximate="tanh") * up
+
+    def gated_product(self, x: torch.Tensor, weight: torch.Tensor, activation: str) -> torch.Tensor:
+        """Multiplies and gates."""
+        return self.gate(torch.nn.functional.linear(x, weight), activation)

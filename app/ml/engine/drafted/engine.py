@@ -1,11 +1,12 @@
 """The loop: questions come in, passes go out, answers leave; owned by one thread, asked from any."""
 
 import contextlib
+import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.passes import FedAdapter
 from app.ml.engine.drafted.questions import AnswerPlan, Question
+from app.ml.engine.drafted.recall import Likely
 from app.ml.engine.drafted.running import InFlight, PassRunner, judge
 from app.ml.engine.drafted.slots import AdapterSlots, slot_shape_of
 from app.ml.engine.loading import LoadedModel
@@ -30,6 +32,7 @@ from app.ml.errors import AnswerTooLong, DeadlinePassed
 
 Answered = TypeVar("Answered")
 _WIDE_TOKENS = 2560
+_LOOK_AHEAD_FROM, _LOOK_AHEAD = 16, 256
 # What a question's own tokens take of a pass, about.
 _PROMPT_TOKENS = 24
 
@@ -67,7 +70,7 @@ class EngineLimits:
         spare = free_memory_bytes(network.device)
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
-            return cls(2048, 1024, 128, 224, 2, 256, 160, 0.002, 12, 0.06, 2, adapter_bytes, most_adapters)
+            return cls(1024, 512, 128, 224, 2, 256, 100, 0.004, 12, 0.06, 2, adapter_bytes, most_adapters)
         return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
 
 
@@ -79,6 +82,8 @@ class _Waiting:
     future: "Future[Any]"
     deadline: float | None
     keeps_steps: bool = False
+    likely: Likely | None = None
+    """What the nearest training questions were answered with, where somebody has looked already"""
 
 
 @dataclass(eq=False)
@@ -119,6 +124,8 @@ class DraftedEngine:
         self._turn = 0
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str | None, deque[_Waiting]] = OrderedDict()
+        self._lookout: ThreadPoolExecutor | None = None
+        self._looking: Future[None] | None = None
         self._installs: deque[tuple[ReadAdapter, Future[LoadedAdapter]]] = deque()
         self.on_work: Callable[[], None] = lambda: None
         """Called when there is something to do, from the thread that brings it."""
@@ -221,6 +228,7 @@ class DraftedEngine:
         # What is under way goes first: it holds rows that others wait for.
         expected = len(lane.live) + min(self._waiting_count(), budget // 32)
         limits = self._draft_limits(expected)
+        self._look_ahead()
         for live in list(lane.live):
             if budget <= 0:
                 break
@@ -321,7 +329,7 @@ class DraftedEngine:
                 grammar=vocabulary.grammar,
                 arrays=vocabulary.arrays,
                 decode=self.base.tokenizer.decode,
-                likely=adapter.likely(ask.question),
+                likely=waiting.likely or adapter.likely(ask.question),
                 training=vocabulary.training,
                 inverse_temperature=1.0 if waiting.keeps_steps else adapter.inverse_temperature,
                 beam_width=ask.alternatives + 1,
@@ -352,6 +360,24 @@ class DraftedEngine:
             else:
                 question.release()
         _settle(live.waiting.future, live.waiting.finish(question) if error is None else error)
+
+    def _look_ahead(self) -> None:
+        """Lets a thread beside look for the training questions nearest to those that wait, while passes are prepared here."""
+        if self.limits.lanes == 1 or self._waiting_count() < _LOOK_AHEAD_FROM:
+            return
+        if self._looking is not None and not self._looking.done():
+            return
+        if self._lookout is None:
+            self._lookout = ThreadPoolExecutor(1, thread_name_prefix="lookout")
+        with self._lock:
+            waiting = [one for queue in self._waiting.values() for one in itertools.islice(queue, _LOOK_AHEAD)]
+        self._looking = self._lookout.submit(self._recall, waiting)
+
+    def _recall(self, waiting: Sequence[_Waiting]) -> None:
+        for one in waiting:
+            adapter = None if one.ask.checksum is None else self.shelf.loaded.get(one.ask.checksum)
+            if adapter is not None and one.likely is None and one.ask.mode != "free":
+                one.likely = adapter.likely(one.ask.question)
 
     def _drop_given_up(self, lane: _Lane) -> None:
         now = time.monotonic()

@@ -4,111 +4,18 @@ Plain Triton without vendor intrinsics; imported only where Triton runs. Work is
 an adapter, listed in `PassTensors`; a block without tokens does nothing, so that one grid serves every pass of a shape.
 """
 
-from functools import reduce
-from math import gcd
-
 import torch
 import triton
 import triton.language as tl
 
+from app.ml.engine.device import Beside, shared_memory_bytes
+from app.ml.engine.drafted import adapter_kernels, gate_kernels
 from app.ml.engine.drafted.network import CachedNetwork, SlotLayer
 from app.ml.engine.drafted.passes import PassTensors
 from app.ml.engine.drafted.rows import KeyValueRows
 
-_SMALL_PASS, _SMALL_PARTS = 256, 4
-
-
-@triton.jit
-def _shrink_kernel(  # type: ignore[no-untyped-def]
-    x,
-    factor_a,
-    low,
-    blocks,
-    count,
-    inputs,
-    columns,
-    slot_stride,
-    low_stride,
-    PARTS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INPUTS: tl.constexpr,
-):
-    block = tl.program_id(0)
-    first = tl.load(blocks + block)
-    length = tl.load(blocks + count + block)
-    slot = tl.load(blocks + 2 * count + block)
-    if length > 0:
-        rows = tl.arange(0, TOKENS)
-        inside = rows < length
-        outs = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        total = tl.zeros((TOKENS, COLUMNS), dtype=tl.float32)
-        part = tl.program_id(2)
-        for start in range(part * INPUTS, inputs, PARTS * INPUTS):
-            ins = start + tl.arange(0, INPUTS)
-            a = tl.load(
-                x + (first + rows)[:, None] * inputs + ins[None, :], mask=inside[:, None] & (ins < inputs)[None, :], other=0.0
-            )
-            b = tl.load(
-                factor_a + slot * slot_stride + outs[:, None] * inputs + ins[None, :],
-                mask=(outs < columns)[:, None] & (ins < inputs)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
-        place = low + part * low_stride + (first + rows)[:, None] * columns + outs[None, :]
-        tl.store(place, total.to(low.dtype.element_ty), mask=inside[:, None] & (outs < columns)[None, :])
-
-
-@triton.jit
-def _expand_kernel(  # type: ignore[no-untyped-def]
-    y,
-    low,
-    scaled_b,
-    gain,
-    blocks,
-    target_of,
-    count,
-    outputs,
-    low_columns,
-    slot_stride,
-    gain_stride,
-    low_stride,
-    PARTS: tl.constexpr,
-    RANK: tl.constexpr,
-    HAS_GAIN: tl.constexpr,
-    TOKENS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-):
-    block = tl.program_id(0)
-    first = tl.load(blocks + block)
-    length = tl.load(blocks + count + block)
-    slot = tl.load(blocks + 2 * count + block)
-    target = tl.load(target_of + tl.program_id(1))
-    if length > 0:
-        rows = tl.arange(0, TOKENS)
-        inside = rows < length
-        outs = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        place = y + (first + rows)[:, None] * outputs + outs[None, :]
-        mask = inside[:, None] & (outs < outputs)[None, :]
-        total = tl.load(place, mask=mask, other=0.0).to(tl.float32)
-        if target >= 0:
-            for start in range(0, RANK, INNER):
-                inner = start + tl.arange(0, INNER)
-                at = low + (first + rows)[:, None] * low_columns + target * RANK + inner[None, :]
-                sums = tl.load(at, mask=inside[:, None], other=0.0)
-                for part in tl.static_range(1, PARTS):
-                    sums += tl.load(at + part * low_stride, mask=inside[:, None], other=0.0)
-                a = sums.to(scaled_b.dtype.element_ty)
-                b = tl.load(
-                    scaled_b + slot * slot_stride + outs[:, None] * RANK + inner[None, :],
-                    mask=(outs < outputs)[:, None],
-                    other=0.0,
-                )
-                total = tl.dot(a, tl.trans(b), total, input_precision="ieee")
-        if HAS_GAIN:
-            total *= tl.load(gain + slot * gain_stride + outs, mask=outs < outputs, other=1.0)[None, :]
-        tl.store(place, total.to(y.dtype.element_ty), mask=mask)
+# Fastest on an H100 for heads of 256.
+_KEYS, _ATTEND_WARPS = 64, 8
 
 
 @triton.jit
@@ -243,79 +150,28 @@ def _attend_kernel(  # type: ignore[no-untyped-def]
         tl.store(target, mixed.to(out.dtype.element_ty), mask=inside[:, None] & fits[None, :])
 
 
-@triton.jit
-def _gate_kernel(both, out, width, SILU: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = columns < width
-    gate = tl.load(both + row * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
-    up = tl.load(both + row * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
-    if SILU:
-        value = gate / (1.0 + tl.exp(-gate))
-    else:
-        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
-        value = gate / (1.0 + tl.exp(-2.0 * inner))
-    # Rounded as torch's activation rounds.
-    value = value.to(out.dtype.element_ty).to(tl.float32)
-    tl.store(out + row * width + columns, (value * up).to(out.dtype.element_ty), mask=inside)
-
-
 class KernelSteps:
     """The `Steps` of one pass; all of it may be captured."""
 
     def __init__(self, network: CachedNetwork, rows: KeyValueRows, tokens: PassTensors) -> None:
         """Writes where the pass's tokens stand."""
         self._network, self._anatomy, self._rows, self._tokens = network, network.anatomy, rows, tokens
+        self._beside = Beside(network.device)
+        self._shared_memory_bytes = shared_memory_bytes(network.device)
         rows.positions.index_copy_(0, tokens.places, tokens.positions)
 
-    def adapt(self, y: torch.Tensor, x: torch.Tensor, slots: SlotLayer, layer: int) -> None:
+    def shrink(self, x: torch.Tensor, slots: SlotLayer, layer: int) -> torch.Tensor:
+        """Starts beside the product of the frozen weight."""
+        if not self._tokens.shape.adapter_blocks:
+            return x
+        with self._beside:
+            return adapter_kernels.shrink(x, slots, layer, self._tokens)
+
+    def expand(self, y: torch.Tensor, low: torch.Tensor, slots: SlotLayer, layer: int) -> None:
         """Applies each token's adapter in place."""
-        blocks, shape = self._tokens.adapter_blocks, self._tokens.shape
-        if not shape.adapter_blocks:
-            return
-        factor_a, scaled_b = slots.factor_a[layer], slots.scaled_b[layer]
-        low_columns, inputs, outputs = factor_a.shape[1], factor_a.shape[2], y.shape[1]
-        # A small pass has too few blocks to fill a card: each sums a part of the inputs.
-        parts = _SMALL_PARTS if shape.tokens <= _SMALL_PASS else 1
-        low = torch.empty(parts, x.shape[0], low_columns, dtype=torch.float32, device=x.device)
-        tokens = max(16, shape.block_tokens)
-        _shrink_kernel[(shape.adapter_blocks, triton.cdiv(low_columns, 32), parts)](
-            x,
-            factor_a,
-            low,
-            blocks,
-            shape.adapter_blocks,
-            inputs,
-            low_columns,
-            factor_a.stride(0),
-            low.stride(0),
-            parts,
-            tokens,
-            32,
-            128,
-        )
-        columns, target_of = _target_blocks(slots, outputs, y.device)
-        gain = slots.gain[layer] if slots.gain is not None else scaled_b
-        _expand_kernel[(shape.adapter_blocks, triton.cdiv(outputs, columns))](
-            y,
-            low,
-            scaled_b,
-            gain,
-            blocks,
-            target_of,
-            shape.adapter_blocks,
-            outputs,
-            low_columns,
-            scaled_b.stride(0),
-            gain.stride(0),
-            low.stride(0),
-            parts,
-            slots.rank,
-            slots.gain is not None,
-            tokens,
-            columns,
-            min(64, slots.rank),
-        )
+        if self._tokens.shape.adapter_blocks:
+            self._beside.join()
+            adapter_kernels.expand(y, low, slots, layer, self._tokens)
 
     def rotate_store(self, heads: torch.Tensor, gain: torch.Tensor | None, eps: float, layer: int) -> torch.Tensor:
         """Norms, rotates, stores keys and values, returns the queries."""
@@ -368,35 +224,20 @@ class KernelSteps:
             window is not None and window < rows.widest,
             anatomy.head_dim,
             max(16, tokens.shape.block_tokens),
-            32,
+            _KEYS,
             triton.next_power_of_2(anatomy.head_dim),
             tokens.words.shape[1],
-            num_stages=2,
+            num_warps=_ATTEND_WARPS,
+            num_stages=1,
         )
         return out
 
     def gate(self, both: torch.Tensor, activation: str) -> torch.Tensor:
         """Gates."""
-        width = both.shape[1] // 2
-        out = torch.empty(both.shape[0], width, dtype=both.dtype, device=both.device)
-        block = min(1024, triton.next_power_of_2(width))
-        _gate_kernel[(both.shape[0], triton.cdiv(width, block))](both, out, width, activation == "silu", block)
-        return out
+        return gate_kernels.gate(both, activation)
 
-
-_target_maps: dict[tuple[object, ...], tuple[int, torch.Tensor]] = {}
-
-
-def _target_blocks(slots: SlotLayer, outputs: int, device: torch.device) -> tuple[int, torch.Tensor]:
-    """Returns how many outputs a block has, and each block's place among the adapted targets, -1 where it has none."""
-    key = (outputs, *((columns.start, columns.stop) for columns in slots.columns), str(device))
-    if key not in _target_maps:
-        edges = [outputs, *(edge for columns in slots.columns for edge in (columns.start, columns.stop))]
-        shared = reduce(gcd, edges)
-        width = min(64, shared & -shared)
-        places = []
-        for start in range(0, outputs, width):
-            inside = [place for place, columns in enumerate(slots.columns) if columns.start <= start < columns.stop]
-            places.append(inside[0] if inside else -1)
-        _target_maps[key] = (width, torch.tensor(places, dtype=torch.int32, device=device))
-    return _target_maps[key]
+    def gated_product(self, x: torch.Tensor, weight: torch.Tensor, activation: str) -> torch.Tensor:
+        """Multiplies and gates; in one go where few tokens leave the time to reading the weight."""
+        if gate_kernels.may_fuse(x.shape[0], self._shared_memory_bytes):
+            return gate_kernels.gated_product(x, weight, activation)
+        return gate_kernels.gate(torch.nn.functional.linear(x, weight), activation)

@@ -63,8 +63,8 @@ class _Layer:
 class PassOutput:
     """What a pass says of its scored tokens."""
 
-    best: torch.Tensor
-    """[S] int64: which of a token's edges, counted from its first"""
+    choice: torch.Tensor
+    """[2, S] fp32: which of a token's edges, counted from its first, and its log-probability"""
     log_p: torch.Tensor
     """[S, width] fp32: of each edge, -inf where closed"""
     hidden: torch.Tensor
@@ -74,7 +74,11 @@ class PassOutput:
 class Steps(Protocol):
     """The parts of a layer that are no matrix product of the base model."""
 
-    def adapt(self, y: torch.Tensor, x: torch.Tensor, slots: SlotLayer, layer: int) -> None:
+    def shrink(self, x: torch.Tensor, slots: SlotLayer, layer: int) -> torch.Tensor:
+        """Returns what `expand` wants of a layer's input; may still be under way."""
+        ...
+
+    def expand(self, y: torch.Tensor, low: torch.Tensor, slots: SlotLayer, layer: int) -> None:
         """Applies each token's adapter to `y = xW'` in place."""
         ...
 
@@ -88,6 +92,10 @@ class Steps(Protocol):
 
     def gate(self, both: torch.Tensor, activation: str) -> torch.Tensor:
         """Returns `act(gate) * up` `[N, I]` of `[N, 2 I]`."""
+        ...
+
+    def gated_product(self, x: torch.Tensor, weight: torch.Tensor, activation: str) -> torch.Tensor:
+        """Returns `gate(xW')` of a weight `[2 I, D]`."""
         ...
 
 
@@ -189,8 +197,7 @@ class CachedNetwork:
             if layer.after_attention is not None:
                 _, delta, _ = passes.add_norm(delta, None, layer.after_attention, eps, dtype)
             hidden, x, _ = passes.add_norm(hidden, delta, layer.before_mlp, eps, dtype)
-            both = self._linear("gate_up", x, layer, steps, index)
-            delta = self._linear("down", steps.gate(both, anatomy.activation), layer, steps, index)
+            delta = self._linear("down", self._gate_up(x, layer, steps, index), layer, steps, index)
             if layer.after_mlp is not None:
                 _, delta, _ = passes.add_norm(delta, None, layer.after_mlp, eps, dtype)
             is_last = index + 1 == len(self._layers)
@@ -209,21 +216,29 @@ class CachedNetwork:
             tokens.inverse_temperature.float() / 1_000_000,
             width,
         )
-        return PassOutput(best, log_p, x)
+        return PassOutput(torch.stack([best.float(), log_p.gather(1, best[:, None]).squeeze(1)]), log_p, x)
 
     def logits(self, hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         """Returns `[S, columns]` fp32 of final states `[S, D]`."""
-        logits = torch.nn.functional.linear(hidden, head).float()
+        logits = torch.nn.functional.linear(hidden.to(head.dtype), head).float()
         cap = self.anatomy.head_softcap
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def _linear(self, name: str, x: torch.Tensor, layer: _Layer, steps: Steps, index: int) -> torch.Tensor:
-        linear = layer.linear[name]
-        y = linear(x)
-        slots = self.slots.get(name)
-        if slots is not None:
-            steps.adapt(y, x, slots, index)
+        linear, slots = layer.linear[name], self.slots.get(name)
+        if slots is None:
+            y = linear(x)
+        else:
+            low = steps.shrink(x, slots, index)
+            y = linear(x)
+            steps.expand(y, low, slots, index)
         return y if linear.bias is None else y + linear.bias
+
+    def _gate_up(self, x: torch.Tensor, layer: _Layer, steps: Steps, index: int) -> torch.Tensor:
+        linear = layer.linear["gate_up"]
+        if linear.bias is None and "gate_up" not in self.slots:
+            return steps.gated_product(x, linear.weight, self.anatomy.activation)
+        return steps.gate(self._linear("gate_up", x, layer, steps, index), self.anatomy.activation)
 
     def _outputs_of(self, target: str) -> int:
         anatomy = self.anatomy

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from app.ml.engine.compiled import compiled
-from app.ml.engine.device import pinned, to_device
+from app.ml.engine.device import to_device
 from app.ml.engine.drafted.feeding import Feeding
-from app.ml.engine.drafted.grammar_arrays import GrammarArrays, Ints, may_go_on
+from app.ml.engine.drafted.grammar_arrays import START, STOP, GrammarArrays, Ints, may_go_on
 from app.ml.engine.drafted.tree import CODES, DEPTH, MASK_WORDS, NODE, TOKEN
 from app.ml.engine.novelty import References
 
@@ -177,9 +177,13 @@ def build_pass(
     *,
     idle_place: int,
     is_eager: bool,
+    into: torch.Tensor | None = None,
 ) -> HostPass:
-    """Lays feedings end to end; in a larger `shape` the rest is filled with tokens that nobody asks about."""
-    numbers = pinned(torch.empty(shape.numbers, dtype=torch.int64))
+    """Lays feedings end to end; in a larger `shape` the rest is filled with tokens that nobody asks about.
+
+    `into`: [shape.numbers] int64 on the host, to be overwritten; None: new memory.
+    """
+    numbers = torch.empty(shape.numbers, dtype=torch.int64) if into is None else into
     array, starts = numbers.numpy(), shape.starts
     _clear(array, starts, idle_place, sum(map(len, (feeding.scored for feeding in feedings))))
     segments: list[Segment] = []
@@ -325,10 +329,10 @@ def _lay_scored(
     for index in range(len(scored)):
         entry, place = scored[index], at + index
         node, codes = ints[NODE, entry], ints[CODES, entry]
-        first = grammar.node_start[node]
+        first = grammar.nodes[START, node]
         numbers[starts[_SCORED] + place] = tree_at - 1 if entry == 0 else tree_at + entry - begin
         numbers[starts[_FIRST_EDGE] + place] = edge_offset + first
-        numbers[starts[_EDGE_COUNT] + place] = grammar.node_start[node + 1] - first
+        numbers[starts[_EDGE_COUNT] + place] = grammar.nodes[STOP, node] - first
         numbers[starts[_MAY_GO_ON] + place] = 1 if may_go_on(grammar, codes) else 0
         numbers[starts[_INVERSE] + place] = inverse_temperature
         for number in range(codes):

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.ml.engine.device import HostCopy
+from app.ml.engine.device import HostBuffers, HostCopies
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.captured import CapturedPasses
 from app.ml.engine.drafted.eager import EagerSteps
 from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.free import FreeQuestion
+from app.ml.engine.drafted.grammar_arrays import START, STOP
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
 from app.ml.engine.drafted.questions import Question
@@ -44,31 +45,39 @@ class InFlight:
     """A pass that the device works on."""
 
     def __init__(
-        self, host: HostPass, copies: dict[str, HostCopy], *, free_places: Sequence[int], root_places: Sequence[int]
+        self,
+        host: HostPass,
+        copies: HostCopies,
+        buffers: HostBuffers,
+        *,
+        count: int,
+        free_places: Sequence[int],
+        root_places: Sequence[int],
     ) -> None:
-        """Takes the copies under way."""
+        """Takes the copies under way; `count` tokens are scored."""
         self.feedings = host.feedings
-        self._host, self._copies, self._free_places, self._root_places = host, copies, free_places, root_places
+        self._host, self._copies, self._buffers, self._count = host, copies, buffers, count
+        self._free_places, self._root_places = free_places, root_places
 
     def collect(self) -> Said:
         """Waits for the pass's end."""
-        values = {name: copy.wait() for name, copy in self._copies.items()}
-        choice = values["choice"]
+        values, count = self._copies.wait(), self._count
         free = {}
         if self._free_places:
             tokens, scores = values["free"].tolist()
             free = {place: (int(token), score) for place, token, score in zip(self._free_places, tokens, scores, strict=True)}
-        best, log_p = choice.numpy()
-        every = values["all"].tolist() if "all" in values else None
-        novelty = values["novelty"].tolist() if "novelty" in values else []
-        return Said(
-            best.astype(np.int64),
-            log_p,
-            every,
-            values.get("hidden"),
-            dict(zip(self._root_places, novelty, strict=True)),
+        choice = values["choice"].numpy()[:, :count]
+        said = Said(
+            choice[0].astype(np.int64),
+            choice[1].copy(),
+            values["all"][:count].tolist() if "all" in values else None,
+            values["hidden"][:count].clone() if "hidden" in values else None,
+            dict(zip(self._root_places, values["novelty"].tolist() if "novelty" in values else [], strict=True)),
             free,
         )
+        self._copies.give_back()
+        self._buffers.give_back(self._host.numbers)
+        return said
 
 
 class PassRunner:
@@ -78,6 +87,7 @@ class PassRunner:
         """Captures passes where the device does so."""
         self.network, self.rows, self.shelf = network, rows, shelf
         self.captured = CapturedPasses.find(network, rows, shelf)
+        self._buffers = HostBuffers(network.device)
         if self.captured is not None:
             shelf.on_moved = self.captured.clear
 
@@ -88,7 +98,9 @@ class PassRunner:
         exact = exact_shape(feedings, adapters, block)
         shape = self.captured.shape_for(exact) if self.captured is not None else None
         is_eager = shape is None
-        host = build_pass(feedings, adapters, shape or exact, idle_place=self.rows.idle_place, is_eager=is_eager)
+        planned = shape or exact
+        into = self._buffers.take((planned.numbers,), torch.int64)
+        host = build_pass(feedings, adapters, planned, idle_place=self.rows.idle_place, is_eager=is_eager, into=into)
         if is_eager:
             output = self.run_eagerly(host)
         else:
@@ -108,13 +120,11 @@ class PassRunner:
 
     def _read_back(self, host: HostPass, adapters: Sequence[FedAdapter], output: PassOutput, count: int) -> InFlight:
         questions = [feeding.question for feeding in host.feedings]
-        log_p, best = output.log_p[:count], output.best[:count]
-        choice = torch.stack([best.float(), log_p.gather(1, best[:, None]).squeeze(1)])
-        copies = {"choice": HostCopy(choice)}
+        copies = {"choice": output.choice}
         if any(isinstance(one, Question) and one.wants_all_scores for one in questions):
-            copies["all"] = HostCopy(log_p)
+            copies["all"] = output.log_p
         if any(isinstance(one, Question) and one.wants_hidden for one in questions):
-            copies["hidden"] = HostCopy(output.hidden[:count].float())
+            copies["hidden"] = output.hidden.float()
         free_places: list[int] = []
         by_references: dict[References, list[int]] = {}
         place = 0
@@ -128,12 +138,13 @@ class PassRunner:
         if free_places:
             hidden = output.hidden[torch.tensor(free_places, device=output.hidden.device)]
             scores = torch.log_softmax(self.network.logits(hidden, self.network.head), dim=1).max(dim=1)
-            copies["free"] = HostCopy(torch.stack([scores.indices.double(), scores.values.double()]))
+            copies["free"] = torch.stack([scores.indices.double(), scores.values.double()])
         if by_references:
             parts = [references.novelty(output.hidden[places]) for references, places in by_references.items()]
-            copies["novelty"] = HostCopy(torch.cat(parts))
+            copies["novelty"] = torch.cat(parts)
         roots = [place for places in by_references.values() for place in places]
-        return InFlight(host, copies, free_places=free_places, root_places=roots)
+        started = HostCopies(copies, self._buffers)
+        return InFlight(host, started, self._buffers, count=count, free_places=free_places, root_places=roots)
 
 
 def judge(feedings: Sequence[Feeding], said: Said) -> None:
@@ -149,13 +160,13 @@ def judge(feedings: Sequence[Feeding], said: Said) -> None:
             continue
         assert isinstance(question, Question)
         if count:
-            part, tree, starts = slice(place, place + count), question.tree, question.plan.arrays.node_start
-            first_edges = starts[tree.ints[NODE, feeding.scored]]
+            part, tree, nodes = slice(place, place + count), question.tree, question.plan.arrays.nodes
+            first_edges = nodes[START, tree.ints[NODE, feeding.scored]]
             tree.judge(feeding.scored, first_edges + said.best[part], said.best_log_p[part])
             if said.all_log_p is not None and question.wants_all_scores:
                 for entry, log_p in zip(feeding.scored.tolist(), said.all_log_p[part], strict=True):
-                    node = tree.ints[NODE, entry]
-                    tree.all_log_p[entry] = _open_edges(int(starts[node]), int(starts[node + 1]), log_p)
+                    start, stop = nodes[START : STOP + 1, tree.ints[NODE, entry]].tolist()
+                    tree.all_log_p[entry] = _open_edges(start, stop, log_p)
         if feeding.has_root:
             if said.hidden is not None and question.hidden is None:
                 question.hidden = said.hidden[place]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from app.ml.codes import AnswerState
 from app.ml.engine.compiled import compiled
-from app.ml.engine.drafted.grammar_arrays import GROW, GrammarArrays, Ints, forced_edge
+from app.ml.engine.drafted.grammar_arrays import GROW, HIGH_RANK, KIND, LOW_RANK, TARGET, GrammarArrays, Ints, forced_edge
+from app.ml.engine.drafted.grammar_arrays import TOKEN as EDGE_TOKEN
 
 MASK_WORDS = 3
 MOST_TREE_TOKENS = 64 * MASK_WORDS
@@ -104,23 +105,27 @@ def _see_itself(bits: NDArray[np.int64], place: int) -> None:
 def grow(grammar: GrammarArrays, ints: Ints, said: Ints, bits: NDArray[np.int64], place: int, parent: int, edge: int) -> None:
     """Puts the token behind an open edge that does not end the answer, or the separator's next one, at a place."""
     codes = ints[CODES, parent]
-    said[place, :codes] = said[parent, :codes]
+    # Loops: a slice costs a compiled loop more than its elements do.
+    for index in range(codes):
+        said[place, index] = said[parent, index]
+    for word in range(MASK_WORDS):
+        bits[place, word] = bits[parent, word]
+    bits[place, (place - 1) >> 6] |= np.int64(1) << np.int64((place - 1) & 63)
     left = 0
     if edge == NO_EDGE:
         left = ints[LEFT, parent] - 1
         token = grammar.separator[len(grammar.separator) - left - 1]
         node = 0
-    elif grammar.edge_kind[edge] == GROW:
-        token, node = grammar.edge_token[edge], grammar.edge_target[edge]
+    elif grammar.edges[KIND, edge] == GROW:
+        token, node = grammar.edges[EDGE_TOKEN, edge], grammar.edges[TARGET, edge]
     else:
-        token, node = grammar.edge_token[edge], 0
+        token, node = grammar.edges[EDGE_TOKEN, edge], 0
         left = len(grammar.separator) - 1
-        said[place, codes] = grammar.edge_low[edge] if grammar.edge_low[edge] < grammar.edge_high[edge] else -1
+        low = grammar.edges[LOW_RANK, edge]
+        said[place, codes] = low if low < grammar.edges[HIGH_RANK, edge] else -1
         codes += 1
     forced = NO_EDGE if left else forced_edge(grammar, node, said[place], codes)
     ints[TOKEN, place], ints[EDGE, place], ints[PARENT, place] = token, edge, parent
     ints[NODE, place], ints[LEFT, place], ints[DEPTH, place] = node, left, ints[DEPTH, parent] + 1
     ints[CODES, place], ints[FORCED, place] = codes, forced
     ints[CHOICE, place] = 1 if left == 0 and forced == NO_EDGE else 0
-    bits[place] = bits[parent]
-    _see_itself(bits, place)

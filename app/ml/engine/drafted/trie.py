@@ -11,13 +11,16 @@ _FIRST_EDGES, _FIRST_COLUMNS = 16_384, 1_024
 
 
 class HeadColumns:
-    """The rows of the output head that some grammar's tokens need, `[columns, D]`: all others are never multiplied."""
+    """The rows of the output head that some grammar's tokens need, `[columns, D]` fp32: all others are never multiplied.
+
+    In fp32, because logits of 32 and more stand 0.25 apart in bf16: near choices would be ties, decided by a token's number.
+    """
 
     def __init__(self, head: torch.Tensor) -> None:
         """`head`: [V, D], frozen."""
         self._head = head
         self._column_of: dict[int, int] = {}
-        self.weight = head.new_zeros(_FIRST_COLUMNS, head.shape[1])
+        self.weight = head.new_zeros(_FIRST_COLUMNS, head.shape[1], dtype=torch.float32)
 
     def columns_of(self, tokens: Sequence[int]) -> tuple[list[int], bool]:
         """Returns the columns of tokens, new ones added, and whether the weight had to move to a larger place."""
@@ -25,12 +28,12 @@ class HeadColumns:
         first = len(self._column_of)
         has_moved = False
         if first + len(fresh) > self.weight.shape[0]:
-            larger = self._head.new_zeros(_doubled(self.weight.shape[0], first + len(fresh)), self._head.shape[1])
+            larger = self.weight.new_zeros(_doubled(self.weight.shape[0], first + len(fresh)), self._head.shape[1])
             larger[:first] = self.weight[:first]
             self.weight, has_moved = larger, True
         if fresh:
             self._column_of |= {token: first + place for place, token in enumerate(fresh)}
-            self.weight[first : first + len(fresh)] = self._head[torch.tensor(fresh, device=self._head.device)]
+            self.weight[first : first + len(fresh)] = self._head[torch.tensor(fresh, device=self._head.device)].float()
         return [self._column_of[token] for token in tokens], has_moved
 
 

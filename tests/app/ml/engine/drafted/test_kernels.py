@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.engine.drafted import gate_kernels
 from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.engine import DraftedEngine
 from app.ml.engine.drafted.feeding import Feeding
@@ -83,8 +84,19 @@ def test_a_pass_of_kernels_is_the_eager_pass(family: str) -> None:
         width=32,
     )
     count = exact.scored
-    assert found.best[:count].tolist() == expected.best.tolist()
+    assert found.choice[0, :count].tolist() == expected.choice[0].tolist()
     torch.testing.assert_close(found.hidden[:count], expected.hidden, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(engine.rows.keys[:, :-1], keys[:, :-1], rtol=1e-3, atol=1e-4)
     width = expected.log_p.shape[1]
     torch.testing.assert_close(found.log_p[:count, :width], expected.log_p, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize(("tokens", "inputs", "width"), [(1, 48, 40), (33, 130, 70)])
+def test_a_product_gated_in_one_go_is_the_product_and_then_its_gate(
+    activation: str, tokens: int, inputs: int, width: int
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(tokens, inputs), torch.randn(2 * width, inputs) / inputs**0.5
+    expected = gate_kernels.gate(torch.nn.functional.linear(x, weight), activation)
+    torch.testing.assert_close(gate_kernels.gated_product(x, weight, activation), expected, rtol=1e-4, atol=1e-5)
