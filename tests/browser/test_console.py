@@ -168,7 +168,9 @@ def test_a_ramp_is_started_and_its_arms_are_compared(browser: Browser, trained: 
     browser.choose("preset", "quick")
     browser.fill("num_train_epochs", "1")
     browser.fill("max_rows", "8")
+    browser.fill("fixed", "lora_rank: 8")
     browser.press("form.vary button.primary")
+    assert "Queued" in browser.text()
     browser.wait(lambda browser: browser.all("main > p .status.succeeded"), timeout_s=280)
 
     browser.wait(lambda browser: browser.all("[data-key=arms] .main-svg"))
