@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo serve test lint clean
+.PHONY: help install demo serve test test-browser lint clean
 
 help: ## Shows this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,6 +24,9 @@ serve: install ## Starts the product and leaves it running; Ctrl-C stops it
 
 test: install ## Checks style, types, import contracts, and runs every test
 	@BIN="$(BIN)" sh scripts/test.sh
+
+test-browser: install ## Checks the web pages in a real browser (Debian: installs Chromium if it is not there); pictures in screenshots/
+	@BIN="$(BIN)" sh scripts/test_browser.sh
 
 lint: install ## Style, types and import contracts only
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -10,7 +10,8 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
-    experiments | promotions
+    console
+    promotions | experiments
     evaluations | exports
     answers
     jobs

@@ -1,6 +1,7 @@
 """The API process: its composition root."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 
@@ -30,6 +31,8 @@ from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
+from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
+from app.console.endpoints import ConsoleLimits, install_console
 from app.datasets import endpoints as datasets
 from app.datasets.split_endpoints import router as splits_router
 from app.db.engine import make_engine
@@ -70,6 +73,7 @@ def create_app(
     doorbell: Doorbell | None = None,
 ) -> FastAPI:
     """Builds the API; tests pass their own settings, answer backend and doorbell."""
+    is_own_process = settings is None
     settings = settings or Settings()
     engine = make_engine(settings.resolved_database_url)
     store = ModelStore(settings.models_dir, settings.base_models)
@@ -87,6 +91,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_format, process="api")
+        if is_own_process:
+            # What is there now stays for ever: each look of the garbage collector at all of it would hold up every request.
+            gc.collect()
+            gc.freeze()
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
         steps = {
             "sweep": lambda: sweep(engine, bell),
@@ -97,9 +105,10 @@ def create_app(
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
         async with answer_log.writing() if answer_log is not None else nullcontext():
             yield
+            # Before the log's end: what goes on beside the answers still writes into it.
+            await app.state.answers.close()
         upkeep.cancel()
         watching.cancel()
-        await app.state.answers.close()
         await backend.close()
         engine.dispose()
 
@@ -134,6 +143,7 @@ def create_app(
         limit_bytes=settings.max_body_bytes,
         limits_of_paths={
             "/v1/files": settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
+            CONSOLE_UPLOAD_PATH: settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
             "/v1/codebook": CODEBOOK_BODY_BYTES,
         },
     )
@@ -147,9 +157,10 @@ def create_app(
     registry.register(_JobCounts(engine))
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(turns=turns).routes
+    readiness = _readiness(settings, engine, store, bell, backend)
     app.include_router(answer_log_router)
     app.include_router(reviews_router)
-    app.include_router(health.make_router(_readiness(settings, engine, store, bell, backend), registry))
+    app.include_router(health.make_router(readiness, registry))
     app.include_router(datasets.make_router(max_upload_bytes=settings.max_upload_bytes))
     app.include_router(splits_router)
     app.include_router(codebook_router)
@@ -167,6 +178,18 @@ def create_app(
         experiments.make_router(max_unfinished=settings.max_queued_jobs, memory_limit_gib=settings.memory_limit_gib)
     )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
+    install_console(
+        app,
+        ConsoleLimits(
+            base_model=settings.base_model,
+            max_upload_bytes=settings.max_upload_bytes,
+            max_question_chars=settings.max_question_chars,
+            max_unfinished_jobs=settings.max_queued_jobs,
+            memory_limit_gib=settings.memory_limit_gib,
+            keeps_questions=settings.answer_log and settings.answer_log_questions == "text",
+        ),
+        readiness,
+    )
     return app
 
 

@@ -20,6 +20,7 @@ from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.best_epoch import find_best
 from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.device import device_facts
@@ -120,7 +121,20 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
     vocabulary = vocabulary_of(examples, assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
-    held_out = _held_out(assignment, spec, renderer, base, grammar, line)
+    card = AdapterCard(
+        base_model=assignment.base_model,
+        base_model_checksum=assignment.base_model_checksum,
+        dataset_checksum=assignment.dataset_checksum,
+        spec=spec,
+        precision=base.precision,
+        seed=assignment.seed,
+        wrapper=renderer.wrapper,
+        vocabulary=vocabulary,
+        metrics={},
+        versions=_versions(),
+    )
+    index = index_questions(examples, card)
+    held_out = _held_out(assignment, AdapterInTraining(card, index, folder), base, grammar, line)
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
     plan = TrainPlan(
         spec,
@@ -158,23 +172,12 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     if result.state.evaluations:
         metrics["by_epoch"] = result.state.evaluations
         metrics["best"] = _best(spec, result)
-    card = AdapterCard(
-        base_model=assignment.base_model,
-        base_model_checksum=assignment.base_model_checksum,
-        dataset_checksum=assignment.dataset_checksum,
-        spec=spec,
-        precision=base.precision,
-        seed=assignment.seed,
-        wrapper=renderer.wrapper,
-        vocabulary=vocabulary,
-        metrics=metrics,
-        versions=_versions(),
-    )
+    card = dataclasses.replace(card, metrics=metrics)
     unsealed = folder / "unsealed"
     unsealed.mkdir()
     save_adapter(result.network, unsealed)
     write_card(unsealed, card)
-    index_questions(examples, card).save(unsealed)
+    index.save(unsealed)
     confidence = _observed(assignment, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()
@@ -203,17 +206,13 @@ def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGram
 
 
 def _held_out(
-    assignment: Assignment,
-    spec: FinetuneSpec,
-    renderer: PromptRenderer,
-    base: LoadedModel,
-    grammar: AnswerGrammar,
-    line: Line,
+    assignment: Assignment, adapter: AdapterInTraining, base: LoadedModel, grammar: AnswerGrammar, line: Line
 ) -> HeldOut | None:
     if assignment.validation is None:
         return None
     examples = some_rows(read_examples(Path(assignment.validation)), "validation_file")
-    held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=spec.cutoff_len)
+    renderer, cutoff_len = adapter.card.renderer, adapter.card.spec.cutoff_len
+    held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=cutoff_len, adapter=adapter)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))
     return held_out
@@ -242,7 +241,7 @@ def _observed(
     # Answered as the answerer will: the saved adapter, on the bare base model.
     base.network = result.network.unload()
     return observe_adapter(
-        AnswerEngine(base),
+        AnswerEngine(base, most_adapters=1),
         unsealed,
         examples=examples,
         held_out=read_examples(Path(assignment.validation)),

@@ -155,7 +155,7 @@ def _result_of(answer: EngineAnswer) -> AnswerResult:
 
 
 def _examined(assignment: Assignment, folder: Path, base: LoadedModel, examples: Sequence[Example]) -> Examined:
-    engine = AnswerEngine(base)
+    engine = AnswerEngine(base, most_adapters=1)
     if assignment.adapter_folder is None:
         codes = frozenset(code for example in examples for code in example.codes)
         return Examined(engine, None, codes, Wrapper(), None, False, assignment.spec)

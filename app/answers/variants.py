@@ -7,6 +7,8 @@ from app.adapters.service import ResolvedCandidate
 
 Variant = Literal["primary", "candidate", "shadow"]
 """`primary`: the alias's own adapter. `candidate`: the tried one, to its share of askers. `shadow`: the tried one, unseen."""
+SHADOW_SUFFIX = "-shadow"
+"""A shadow's id in the log is its primary's with this behind."""
 
 SHADOW_SUFFIX = "-shadow"
 """A shadow's id in the answer log is its primary's with this behind."""

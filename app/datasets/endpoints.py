@@ -1,26 +1,21 @@
 """`/v1/files`: upload, list, get, content, delete."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, BinaryIO
 
 from fastapi import APIRouter, Form, Query, Request, UploadFile
 from starlette.responses import StreamingResponse
 
 from app.datasets import repository, service
-from app.datasets.schemas import FileObject
+from app.datasets.schemas import FileObject, PreviewObject
 from app.datasets.upload_options import UploadOptions
-from app.db.unit_of_work import after_commit, read_only, unit_of_work
-from app.errors import InvalidInput, TooLarge
+from app.datasets.uploading import store_upload
+from app.db.unit_of_work import after_commit
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
 from app.http.schemas import Deleted
-from app.ml.errors import BaseModelMissing
 from app.ml.formats.report import RARE_CODE_ROWS
-from app.ml.model_store import BaseModelFolder, ModelStore
 
 MULTIPART_OVERHEAD_BYTES = 64 * 1024
 """What a form with a file may have beside the file."""
@@ -59,8 +54,6 @@ def make_router(*, max_upload_bytes: int) -> APIRouter:
 
         A file with a wrong row is refused, and nothing of it is kept.
         """
-        if purpose not in service.TRAINING_PURPOSES:
-            raise InvalidInput("The purpose must be 'fine-tune' or 'evals'.", param="purpose")
         options = UploadOptions.of_form(
             filename=file.filename,
             columns=columns,
@@ -71,34 +64,17 @@ def make_router(*, max_upload_bytes: int) -> APIRouter:
             compare_with=compare_with,
             base_model=base_model,
         )
-        base = None if options.base_model is None else _base_model(store, options.base_model)
-        # In the data folder, so that the finished file is renamed into the store and never copied.
-        with tempfile.TemporaryDirectory(dir=request.app.state.uploads_dir) as scratch:
-            path = Path(scratch) / "upload"
-            _receive(file.file, path, max_upload_bytes)
-            rows = Path(scratch) / "rows"
-            others = None
-            if options.compare_with is not None:
-                with read_only(engine) as session:
-                    compared = repository.get(session, options.compare_with, param="compare_with")
-                others = service.read_others(blobs, compared, Path(scratch))
-            report = service.check_upload(
-                path, options.read, rows_to=rows, compare_with=others, rare_code_rows=options.rare_code_rows
-            )
-            if report.leak is not None:
-                report.leak["file_id"] = options.compare_with
-            if base is not None:
-                report.token_lengths = service.token_lengths(rows, base)
-            dataset = None
-            try:
-                with unit_of_work(engine) as session:
-                    dataset = service.create(
-                        session, blobs, path, filename=file.filename or "file", purpose=purpose, report=report, rows=rows
-                    )
-            except BaseException:
-                if dataset is not None:
-                    service.forget(blobs, dataset.blob_key)
-                raise
+        dataset = store_upload(
+            file.file,
+            options,
+            filename=file.filename or "file",
+            purpose=purpose,
+            engine=engine,
+            blobs=blobs,
+            store=store,
+            uploads_dir=request.app.state.uploads_dir,
+            max_upload_bytes=max_upload_bytes,
+        )
         return FileObject.of(dataset)
 
     @router.get("")
@@ -118,6 +94,18 @@ def make_router(*, max_upload_bytes: int) -> APIRouter:
         """Returns a file with its validation report."""
         return FileObject.of(repository.get(session, file_id))
 
+    @router.get("/{file_id}/preview")
+    def preview_file(
+        session: ReadingDep,
+        blobs: BlobsDep,
+        file_id: str,
+        offset: Annotated[int, Query(ge=0, le=100_000_000, description="Rows to leave out.")] = 0,
+        limit: LimitParam = 20,
+    ) -> PreviewObject:
+        """Returns some rows of a dataset, as jobs read them."""
+        dataset = repository.get(session, file_id)
+        return PreviewObject.of(dataset, service.read_preview(blobs, dataset, offset=offset, limit=limit))
+
     @router.get("/{file_id}/content", response_class=StreamingResponse)
     def get_file_content(session: ReadingDep, blobs: BlobsDep, file_id: str) -> StreamingResponse:
         """Streams a file's bytes."""
@@ -135,21 +123,6 @@ def make_router(*, max_upload_bytes: int) -> APIRouter:
         return Deleted(id=file_id, object="file")
 
     return router
-
-
-def _base_model(store: ModelStore, name: str) -> BaseModelFolder:
-    try:
-        return store.get(name)
-    except BaseModelMissing as error:
-        error.param = "base_model"
-        raise
-
-
-def _receive(source: BinaryIO, path: Path, limit_bytes: int) -> None:
-    with path.open("wb") as target:
-        shutil.copyfileobj(source, target, _CHUNK_BYTES)
-    if path.stat().st_size > limit_bytes:
-        raise TooLarge(f"The file has more than {limit_bytes} bytes, this deployment's limit.", param="file")
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -29,9 +29,13 @@ def get(session: Session, file_id: str, *, param: str | None = None, for_update:
     return dataset
 
 
-def list_page(session: Session, *, purpose: str | None, after: str | None, limit: int) -> tuple[list[Dataset], bool]:
-    """Returns a page of files, newest first, and whether more follow."""
+def list_page(
+    session: Session, *, purpose: str | None, after: str | None, limit: int, other_than: str | None = None
+) -> tuple[list[Dataset], bool]:
+    """Returns a page of files, newest first, and whether more follow: of a purpose, or of every `other_than` one."""
     query = select(Dataset)
+    if other_than is not None:
+        query = query.where(Dataset.purpose != other_than)
     if purpose is not None:
         query = query.where(Dataset.purpose == purpose)
     return page(session, query, Dataset, after=after, limit=limit)

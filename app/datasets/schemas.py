@@ -1,10 +1,12 @@
 """The file object of the HTTP dialect."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from app.datasets.models import Dataset
+from app.ml.formats.example import Example
 
 
 class FileObject(BaseModel):
@@ -48,3 +50,33 @@ class FileObject(BaseModel):
         if found.report is not None:
             found.report = {name: value for name, value in found.report.items() if not isinstance(value, list | dict)}
         return found
+
+
+class RowObject(BaseModel):
+    """One row of a dataset."""
+
+    row: int
+    question: str
+    codes: list[str]
+    slices: dict[str, str]
+
+
+class PreviewObject(BaseModel):
+    """Some rows of a dataset, in the file's order."""
+
+    object: Literal["file.preview"] = "file.preview"
+    file: str
+    rows: int
+    """Rows of the whole dataset."""
+    data: list[RowObject]
+
+    @classmethod
+    def of(cls, dataset: Dataset, examples: Sequence[Example]) -> "PreviewObject":
+        """Builds the object of rows that were read."""
+        return cls(
+            file=dataset.id,
+            rows=(dataset.report or {}).get("rows", 0),
+            data=[
+                RowObject(row=one.row, question=one.question, codes=list(one.codes), slices=dict(one.slices)) for one in examples
+            ],
+        )

@@ -1,7 +1,9 @@
 """What may be done with datasets."""
 
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -124,6 +126,22 @@ def read_others(blobs: BlobStore, dataset: Dataset, scratch: Path) -> Iterable[E
     if dataset.report is None:
         raise InvalidInput(f"File {dataset.id!r} is no dataset.", param="compare_with")
     return _stored_rows(blobs, dataset, scratch)
+
+
+def read_preview(blobs: BlobStore, dataset: Dataset, *, offset: int, limit: int) -> list[Example]:
+    """Returns up to `limit` rows of a dataset, as jobs read them; reads over the first `offset`.
+
+    Raises:
+        InvalidInput: it is no dataset.
+        NotFound: it was deleted meanwhile.
+    """
+    if dataset.report is None:
+        raise InvalidInput(f"File {dataset.id!r} is a result, not a dataset. Download it instead.")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            return list(islice(iterate_examples(fetch_rows(blobs, dataset, Path(scratch))), offset, offset + limit))
+        except FileNotFoundError as error:
+            raise NotFound(f"File {dataset.id!r} was deleted meanwhile.") from error
 
 
 def _stored_rows(blobs: BlobStore, dataset: Dataset, scratch: Path) -> Iterator[Example]:

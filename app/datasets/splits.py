@@ -8,11 +8,13 @@ from hashlib import blake2b
 from pathlib import Path
 
 import orjson
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from app.blobs.store import BlobStore
 from app.datasets import repository, service
 from app.datasets.models import Dataset
+from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import InvalidInput, NotFound
 from app.ml.codes import join_codes
 from app.ml.formats.canonical import CanonicalWriter
@@ -60,6 +62,32 @@ def get_splittable(session: Session, file_id: str, *, for_update: bool = False) 
     if dataset.report is None:
         raise InvalidInput(f"File {file_id!r} is a result, not a dataset. Split a file of questions and answers.")
     return dataset
+
+
+def split_file(
+    engine: Engine, blobs: BlobStore, file_id: str, parts: Sequence[SplitPart], *, seed: int, scratch: Path
+) -> tuple[list[CutPart], list[Dataset]]:
+    """Cuts a file into parts and stores each as a file; all of them, or none.
+
+    Raises:
+        NotFound: no such file, or it was deleted meanwhile.
+        InvalidInput: it is a result, or the parts do not fit; see `split_rows`.
+    """
+    stored_keys: list[str] = []
+    # Read and cut outside of the transaction: SQLite has one writer at a time.
+    with read_only(engine) as session:
+        parent = get_splittable(session, file_id)
+    cuts = cut(blobs, parent, parts, seed=seed, scratch=scratch)
+    try:
+        with unit_of_work(engine) as session:
+            # Held until the commit, so that no part outlives a parent that went meanwhile unnoticed.
+            parent = get_splittable(session, file_id, for_update=True)
+            files = store(session, blobs, parent, cuts, seed=seed, stored_keys=stored_keys)
+    except BaseException:
+        for key in stored_keys:
+            service.forget(blobs, key)
+        raise
+    return cuts, files
 
 
 def cut(blobs: BlobStore, parent: Dataset, parts: Sequence[SplitPart], *, seed: int, scratch: Path) -> list[CutPart]:

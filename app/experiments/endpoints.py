@@ -1,18 +1,14 @@
 """`/v1/experiments`: create, list, get, cancel, comparison, report."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.datasets import service as dataset_service
-from app.datasets import splits
-from app.db.unit_of_work import read_only, unit_of_work
 from app.experiments import repository, service
 from app.experiments.comparison import compare, comparison_csv, comparison_mapping
 from app.experiments.report import report_html
 from app.experiments.schemas import CreateExperiment, ExperimentObject
+from app.experiments.starting import start_experiment
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
@@ -33,32 +29,16 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
         request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, body: CreateExperiment
     ) -> ExperimentObject:
         """Queues a training job for each arm; each is evaluated on the test file as soon as it is trained."""
-        new = body.to_new()
-        stored_keys: list[str] = []
-        with tempfile.TemporaryDirectory(dir=request.app.state.uploads_dir) as scratch:
-            # Read and cut outside of the transaction: SQLite has one writer at a time.
-            with read_only(engine) as session:
-                training = splits.get_splittable(session, new.training_file)
-            cuts = service.cut_training_rows(blobs, training, new, scratch=Path(scratch))
-            try:
-                with unit_of_work(engine) as session:
-                    experiment = service.create(
-                        session,
-                        new,
-                        cuts,
-                        store=store,
-                        blobs=blobs,
-                        bell=request.app.state.bell,
-                        max_unfinished=max_unfinished,
-                        memory_limit_gib=memory_limit_gib,
-                        stored_keys=stored_keys,
-                    )
-                    arms = repository.arms_of(session, [experiment.id])[experiment.id]
-            except BaseException:
-                for key in stored_keys:
-                    dataset_service.forget(blobs, key)
-                raise
-        return ExperimentObject.of(experiment, arms)
+        return start_experiment(
+            body,
+            engine=engine,
+            store=store,
+            blobs=blobs,
+            bell=request.app.state.bell,
+            uploads_dir=request.app.state.uploads_dir,
+            max_unfinished=max_unfinished,
+            memory_limit_gib=memory_limit_gib,
+        )
 
     @router.get("")
     def list_experiments(session: ReadingDep, after: AfterParam = None, limit: LimitParam = 20) -> ListPage[ExperimentObject]:

@@ -59,6 +59,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
+def status_of(error: AppError) -> int:
+    """Returns the status that an error has over HTTP."""
+    return _STATUS_OF_CODE.get(error.code, STATUS_OF[error.kind])
+
+
 def error_response(
     status: int, message: str, *, code: str | None, param: str | None = None, details: dict[str, object] | None = None
 ) -> JSONResponse:
@@ -89,8 +94,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     async def on_app_error(request: Request, error: AppError) -> JSONResponse:
-        status = _STATUS_OF_CODE.get(error.code, STATUS_OF[error.kind])
-        return error_response(status, error.message, code=error.code, param=error.param, details=error.details)
+        return error_response(status_of(error), error.message, code=error.code, param=error.param, details=error.details)
 
     @app.exception_handler(RequestValidationError)
     async def on_malformed(request: Request, error: RequestValidationError) -> JSONResponse:

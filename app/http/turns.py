@@ -7,7 +7,7 @@ from app.errors import Unavailable
 from app.http.loop_lag import LoopLag
 
 # So few that a pause of another cause (the machine's, the garbage collector's) refuses nobody.
-_WHEN_LATE = 16
+_WHEN_LATE = 32
 
 
 class Busy(Unavailable):

@@ -1,6 +1,5 @@
 """`/v1/fine_tuning/jobs`: create, list, get, cancel, pause, resume, events, checkpoints."""
 
-import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
@@ -13,10 +12,9 @@ from app.http.paging import ListPage
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
 from app.jobs.event_stream import EventStreams
-from app.jobs.hyperparameters import PARAM_PREFIX
 from app.jobs.models import Job
+from app.jobs.requests import new_job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject, event_number
-from app.ml.spec import resolve_spec
 
 _METADATA_PREFIX = "metadata["
 
@@ -40,18 +38,7 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
         A spec that cannot work on its base model or data is refused with the field's name.
         `dry_run=true` checks every row too, and estimates steps, minutes and peak memory instead.
         """
-        given = body.method.supervised.hyperparameters
-        new = service.NewJob(
-            base_model=body.model,
-            training_file=body.training_file,
-            validation_file=body.validation_file,
-            spec=resolve_spec(given, param_prefix=PARAM_PREFIX),
-            hyperparameters=given,
-            suffix=body.suffix,
-            seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
-            metadata=body.metadata or {},
-            takes_codebook_codes=body.codebook_codes,
-        )
+        new = new_job(body)
         if dry_run:
             return estimate(
                 session,

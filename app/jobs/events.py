@@ -34,3 +34,9 @@ def list_newest_first(session: Session, job_id: str, *, before_number: int | Non
         query = query.where(JobEvent.number < before_number)
     rows = list(session.scalars(query.limit(limit + 1)))
     return rows[:limit], len(rows) > limit
+
+
+def list_metrics(session: Session, job_id: str, *, limit: int) -> list[dict[str, Any]]:
+    """Returns the data of a job's newest metrics, at most `limit`, the oldest first: progress and scores of epochs."""
+    query = select(JobEvent.data).where(JobEvent.job_id == job_id, JobEvent.type == "metrics")
+    return [data for data in session.scalars(query.order_by(JobEvent.number.desc()).limit(limit)) if data is not None][::-1]

@@ -20,21 +20,28 @@ class Confusion:
 
 
 def align_codes(given: Codes, expected: Codes) -> list[tuple[str | None, str | None]]:
-    """Pairs a row's missed codes with its surplus ones: of the same category in their order, the rest with nothing.
+    """Pairs a row's missed codes with its surplus ones: those of the same category in their order.
 
-    Codes of different categories are not paired: where 业务简介_1 is missing and 9.9 too many, neither stood for the other.
+    What is left is paired across categories only where it is one code on either side. Of more nobody knows which stood for
+    which: they are paired with nothing.
     """
     surplus: dict[str, list[str]] = {}
     for code in dict.fromkeys(given):
         if code not in expected:
             surplus.setdefault(category_of(code), []).append(code)
     pairs: list[tuple[str | None, str | None]] = []
+    missed: list[str] = []
     for code in dict.fromkeys(expected):
         if code not in given:
             same = surplus.get(category_of(code))
-            pairs.append((code, same.pop(0) if same else None))
-    pairs.extend((None, code) for left in surplus.values() for code in left)
-    return pairs
+            if same:
+                pairs.append((code, same.pop(0)))
+            else:
+                missed.append(code)
+    left = [code for codes in surplus.values() for code in codes]
+    if len(missed) == len(left) == 1:
+        return [*pairs, (missed[0], left[0])]
+    return [*pairs, *((code, None) for code in missed), *((None, code) for code in left)]
 
 
 def count_confusions(given: Sequence[Codes], expected: Sequence[Codes], *, most: int) -> list[Confusion]:

@@ -2,18 +2,15 @@
 
 from typing import Annotated
 
-from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from sqlalchemy.orm import Session
 
 from app.adapters import aliases, repository
-from app.answers.service import AnswerService
-from app.db.unit_of_work import after_commit, read_only, unit_of_work
+from app.db.unit_of_work import after_commit
 from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.schemas import Deleted
-from app.promotions import service, trials
-from app.promotions.loading import load_adapters
+from app.promotions import changing, trials
 from app.promotions.schemas import (
     AliasHistory,
     AliasList,
@@ -21,7 +18,6 @@ from app.promotions.schemas import (
     AliasObject,
     By,
     ChangeAlias,
-    PromotionObject,
     Reason,
 )
 from app.promotions.trials import TrialObject
@@ -38,29 +34,14 @@ async def change_alias(request: Request, engine: EngineDep, name: str, body: Cha
     With a gate, an adapter that is worse than the present one on a frozen file by more than chance is refused with the numbers
     (409). The adapter is loaded before the alias moves; every answer after the reply comes from it.
     """
-    answers: AnswerService = request.app.state.answers
-
-    def judge_change() -> service.Judged:
-        with read_only(engine) as session:
-            return service.judge_change(session, name, body)
-
-    def carry_out() -> AliasObject:
-        with unit_of_work(engine) as session:
-            alias = service.carry_out(session, name, body, judged)
-            after_commit(session, request.app.state.model_names.forget)
-            return AliasObject.of(alias, repository.find_candidate(session, name), promotion)
-
-    # Two turns at the database, none while an adapter is loaded: that may take seconds.
-    async with request.app.state.database_turns:
-        judged = await run_sync(judge_change)
-    is_loaded = await load_adapters(answers, judged.to_load, is_forced=body.force)
-    promotion = None
-    if (move := judged.move) is not None:
-        promotion = PromotionObject(
-            from_model=move.from_id, to_model=move.to_id, gate=move.facts, forced=move.is_forced, loaded=is_loaded
-        )
-    async with request.app.state.database_turns:
-        return await run_sync(carry_out)
+    return await changing.change_alias(
+        name,
+        body,
+        engine=engine,
+        answers=request.app.state.answers,
+        turns=request.app.state.database_turns,
+        forget_names=request.app.state.model_names.forget,
+    )
 
 
 @router.get("")

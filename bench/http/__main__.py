@@ -62,11 +62,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 before = [product.cpu_seconds(name) for name in _MEASURED]
                 saturated.append(apply_load(product.url, connections=_SATURATING_CONNECTIONS, **load))
                 replies = saturated[-1].requests_per_s * saturated[-1].seconds
+                taken = [product.cpu_seconds(name) - cpu for name, cpu in zip(_MEASURED, before, strict=True)]
                 costs.append(
-                    {
-                        f"{name}_cpu_ms_a_request": 1000 * (product.cpu_seconds(name) - cpu) / replies
-                        for name, cpu in zip(_MEASURED, before, strict=True)
-                    }
+                    {f"{name}_cpu_ms_a_request": 1000 * cpu / replies for name, cpu in zip(_MEASURED, taken, strict=True)}
+                    # Under full load, what is missing to 1 went to neighbours.
+                    | {"api_cores": taken[0] / saturated[-1].seconds}
                 )
                 rate = 2 * saturated[-1].requests_per_s
                 overload.append(apply_load(product.url, connections=options.overload_connections, rate=rate, **load))
@@ -112,6 +112,7 @@ def table(report: dict[str, Any]) -> str:
         f"| one connection, p50 / p99 | {alone['p50_ms']} / {alone['p99_ms']} ms |",
         f"| saturated ({_SATURATING_CONNECTIONS} connections) | {full['requests_per_s']} requests/s, p50 {full['p50_ms']} ms |",
         f"| CPU a request: api, answerer | {full['api_cpu_ms_a_request']}, {full['answerer_cpu_ms_a_request']} ms |",
+        f"| cores that the api got, saturated | {full['api_cores']} |",
     ]
     for name in ("http_at_twice_its_saturation", "engine_at_twice_its_saturation"):
         part = report[name]

@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 from sqlalchemy import func, select
 
+from app.adapters import aliases
 from app.adapters import service as adapters
 from app.answers.models import LoggedAnswer
 from app.cli.stack import Stack, free_port, running_stack
@@ -63,6 +64,25 @@ class Deployment:
             engine.dispose()
 
 
+def prepare_database(url: str, *, base_model: str) -> None:
+    """Makes the tables, and an alias of an adapter that has a row but no files: the scripted engine needs none."""
+    database = make_engine(url)
+    upgrade(database)
+    with unit_of_work(database) as session:
+        adapter = adapters.create(
+            session,
+            name="telecom",
+            base_model=base_model,
+            job_id="ftjob-bench",
+            checksum="c" * 64,
+            blob_key="adapters/bench",
+            spec={},
+            metrics={},
+        )
+        aliases.point(session, MODEL, aliases.Move(None, adapter.id, None), aliases.Author())
+    database.dispose()
+
+
 @contextmanager
 def deployed(folder: Path, engine: ScriptedEngine, *, deadline_s: float, log: bool) -> Iterator[Deployment]:
     """Starts redis, api and answerer as processes and stops them when the block ends.
@@ -79,21 +99,7 @@ def deployed(folder: Path, engine: ScriptedEngine, *, deadline_s: float, log: bo
         answer_log=log,
         answer_log_questions="text",
     )
-    database = make_engine(settings.resolved_database_url)
-    upgrade(database)
-    with unit_of_work(database) as session:
-        adapter = adapters.create(
-            session,
-            name="telecom",
-            base_model=settings.base_model,
-            job_id="ftjob-bench",
-            checksum="c" * 64,
-            blob_key="adapters/bench",
-            spec={},
-            metrics={},
-        )
-        adapters.point_alias(session, MODEL, to=adapter.id, reason=None)
-    database.dispose()
+    prepare_database(settings.resolved_database_url, base_model=settings.base_model)
     with running_stack(settings, with_worker=False, answerer_app="bench.http.scripted_room:create_app") as stack:
         _wait_for_an_answer(stack.url)
         yield Deployment(stack.url, settings, stack)

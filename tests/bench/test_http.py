@@ -1,13 +1,18 @@
 """The benchmark of HTTP: that it reads its load generator rightly, and that the scripted engine is one."""
 
 import asyncio
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
 from app.answers.backend import Overloaded
+from app.answers.model_names import ModelNames
+from app.db.engine import make_engine
+from app.ml.model_store import ModelStore
 from bench.http.__main__ import _overload, middle, parse_options, table
+from bench.http.deployment import MODEL, prepare_database
 from bench.http.load import read_outcome
 from bench.http.scripted_room import PASS_MS, WIDTH, ScriptedRoom, create_app
 
@@ -50,13 +55,14 @@ def test_the_table_tells_every_part() -> None:
             "p50_ms": 17.0,
             "api_cpu_ms_a_request": 0.6,
             "answerer_cpu_ms_a_request": 0.2,
+            "api_cores": 0.9,
         },
         "http_at_twice_its_saturation": overload,
         "engine_at_twice_its_saturation": overload,
         "answer_log": {"answers": 10, "logged": 10},
     }
 
-    assert [line.count("|") for line in table(report).splitlines()] == [3] * 8
+    assert [line.count("|") for line in table(report).splitlines()] == [3] * 9
 
 
 def test_the_answer_log_is_on_unless_told_otherwise() -> None:
@@ -73,6 +79,17 @@ def test_the_scripted_engine_refuses_what_is_beyond_its_bound() -> None:
     results = asyncio.run(flood())
 
     assert [isinstance(result, Overloaded) for result in results] == [False, False, True]
+
+
+def test_the_alias_that_is_asked_for_stands_for_an_adapter(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'bench.db'}"
+
+    prepare_database(url, base_model="gemma-3-270m")
+
+    engine = make_engine(url)
+    names = ModelNames(engine, ModelStore(tmp_path, {}))
+    assert asyncio.run(names.resolve(MODEL)).adapter_id == "telecom:1"
+    engine.dispose()
 
 
 def test_the_scripted_answerer_answers_as_the_real_one_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ Only watches: eval mode, no gradients, and the random state is put back, so a ru
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.answering_in_training import IN_TRAINING, AdapterInTraining, find_engine
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
@@ -38,22 +39,35 @@ class HeldOut:
     """For the loss: cut to `cutoff_len` as training rows are."""
     prompts: Sequence[Sequence[int]]
     """For the answers: whole, as the answerer sees them."""
+    questions: Sequence[str]
+    """The prompts' texts as the file has them."""
     expected: Sequence[Codes]
     """The true codes, one tuple a prompt."""
     grammar: AnswerGrammar
+    adapter: AdapterInTraining | None = None
+    """What lets the drafted engine answer the prompts; None: they are answered padded."""
 
     def spread(self, count: int) -> "HeldOut":
         """Returns the same with at most `count` prompts, evenly spread: files are often sorted by category."""
         if count >= len(self.prompts):
             return self
         places = [number * len(self.prompts) // count for number in range(count)]
-        return HeldOut(
-            self.rows, [self.prompts[place] for place in places], [self.expected[place] for place in places], self.grammar
+        return replace(
+            self,
+            prompts=[self.prompts[place] for place in places],
+            questions=[self.questions[place] for place in places],
+            expected=[self.expected[place] for place in places],
         )
 
 
 def prepare_held_out(
-    examples: Sequence[Example], renderer: PromptRenderer, base: LoadedModel, grammar: AnswerGrammar, *, cutoff_len: int
+    examples: Sequence[Example],
+    renderer: PromptRenderer,
+    base: LoadedModel,
+    grammar: AnswerGrammar,
+    *,
+    cutoff_len: int,
+    adapter: AdapterInTraining | None = None,
 ) -> tuple[HeldOut, int]:
     """Returns the held-out rows and how many have no loss because their answer alone passes `cutoff_len`.
 
@@ -70,7 +84,8 @@ def prepare_held_out(
                 param="validation_file",
             )
     rows, left_out = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=cutoff_len)
-    return HeldOut(rows, prompts, [example.codes for example in examples], grammar), left_out
+    questions, expected = [example.question for example in examples], [example.codes for example in examples]
+    return HeldOut(rows, prompts, questions, expected, grammar, adapter), left_out
 
 
 def evaluate(
@@ -95,14 +110,41 @@ def score_generated(base: LoadedModel, network: Any, held_out: HeldOut, *, is_cu
         OutOfDeviceMemory: not even one row fits.
     """
     given: list[Codes] = []
+    engine = None if held_out.adapter is None else _find_engine(base, network, held_out.adapter)
 
-    def answer(prompts: Sequence[Sequence[int]]) -> None:
-        answers = decode_constrained(network, prompts, held_out.grammar, pad_id=base.tokenizer.pad_id, device=base.device)
-        given.extend(best.codes for (best,) in answers)
+    def answer(places: Sequence[int]) -> None:
+        nonlocal engine
+        if engine is None:
+            prompts = [held_out.prompts[place] for place in places]
+            answers = decode_constrained(network, prompts, held_out.grammar, pad_id=base.tokenizer.pad_id, device=base.device)
+            given.extend(best.codes for (best,) in answers)
+            return
+        try:
+            drafted = engine.answer([held_out.questions[place] for place in places], checksum=IN_TRAINING)
+        except torch.OutOfMemoryError:
+            # The rest is answered padded, which takes less memory.
+            engine = None
+            raise
+        given.extend(one.best.codes for one in drafted)
 
-    if not _batch_by_batch(held_out.prompts, answer, batch_rows=_ANSWER_BATCH_ROWS, base=base, is_cut_short=is_cut_short):
+    places = range(len(held_out.prompts))
+    is_whole = _batch_by_batch(places, answer, batch_rows=_ANSWER_BATCH_ROWS, base=base, is_cut_short=is_cut_short)
+    if engine is not None:
+        # Gone before training goes on: its rows and slots are hundreds of megabytes.
+        engine = None
+        empty_cache(base.device)
+    if not is_whole:
         return None
     return score_answers(given, held_out.expected, frozenset(held_out.grammar.vocabulary.codes))
+
+
+def _find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) -> AnswerEngine | None:
+    try:
+        return find_engine(base, network, adapter)
+    except torch.OutOfMemoryError:
+        pass
+    empty_cache(base.device)
+    return None
 
 
 def observe_rows(

@@ -38,9 +38,7 @@ def log_answers(engine: Engine, *answers: tuple[str, dict[str, Any]], questions:
     log = AnswerLog(engine, questions)  # type: ignore[arg-type]
     ids = []
     for question, fields in answers:
-        variant = fields.pop("variant", None)
         answer = an_answer(**fields)
-        answer.variant = variant
         ids.append(answer.id)
         log.add(question, answer, adapter_checksum=CHECKSUM, mode="closed")
     asyncio.run(log.write_waiting())

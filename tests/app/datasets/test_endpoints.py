@@ -301,3 +301,21 @@ def test_a_list_of_files_carries_the_reports_numbers_and_not_its_lists(api: Api)
     whole = api.client.get(f"/v1/files/{file_id}").json()["report"]
 
     assert (listed["report"]["rows"], "codes" in listed["report"], len(whole["codes"])) == (3, False, 4)
+
+
+def test_a_preview_shows_rows_as_jobs_read_them(api: Api) -> None:
+    file_id = api.file_id()
+
+    preview = api.client.get(f"/v1/files/{file_id}/preview", params={"offset": 1, "limit": 1}).json()
+
+    assert preview["rows"] == 3
+    assert preview["data"] == [{"row": 2, "question": "闪电宽带有什么业务", "codes": ["业务简介_111", "9.9"], "slices": {}}]
+
+
+def test_a_result_has_no_preview(api: Api) -> None:
+    file_id = insert_file(api.engine, has_report=False)
+
+    response = api.client.get(f"/v1/files/{file_id}/preview")
+
+    assert response.status_code == 400
+    assert "Download it instead" in response.json()["error"]["message"]

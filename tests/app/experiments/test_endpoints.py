@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -122,6 +123,15 @@ def test_advancing_twice_changes_nothing(api: Api) -> None:
         advance(api)
 
     assert row_count(api.engine, Job) == 4
+
+
+def test_four_that_advance_at_once_queue_one_evaluation(api: Api) -> None:
+    post(api, {"kind": "ramp", "sizes": [8]})
+    finish_next(api)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: advance(api), range(8)))
+
+    assert row_count(api.engine, Job) == 2
 
 
 def test_a_worker_advances_the_experiment_of_the_job_that_it_has_ended(api: Api) -> None:

@@ -16,11 +16,11 @@ async def _refused_app(scope: object, receive: object, send: object) -> None:
     raise AssertionError("the app must not be asked")
 
 
-def test_a_late_loop_has_sixteen_turns() -> None:
+def test_a_late_loop_has_thirty_two_turns() -> None:
     lag = LoopLag()
     turns = Turns(128, lag=lag)
     with ExitStack() as held:
-        for _ in range(16):
+        for _ in range(32):
             held.enter_context(turns.take())
         assert not turns.are_taken
         lag.is_late = True

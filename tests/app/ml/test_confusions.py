@@ -14,8 +14,15 @@ def test_a_missed_code_is_paired_with_the_surplus_one_of_its_category() -> None:
     assert pairs == [("11.9", "9.9"), ("开通方式_99", "开通方式_98")]
 
 
-def test_codes_of_different_categories_never_stand_for_each_other() -> None:
-    assert align_codes(("9.9",), ("业务简介_1",)) == [("业务简介_1", None), (None, "9.9")]
+def test_the_one_code_that_is_missing_is_paired_with_the_one_that_is_too_many() -> None:
+    assert align_codes(("业务简介_1", "9.9"), ("业务简介_2", "开通方式_1")) == [
+        ("业务简介_2", "业务简介_1"),
+        ("开通方式_1", "9.9"),
+    ]
+
+
+def test_of_several_codes_of_other_categories_nobody_knows_which_stood_for_which() -> None:
+    assert align_codes(("9.9",), ("业务简介_1", "开通方式_1")) == [("业务简介_1", None), ("开通方式_1", None), (None, "9.9")]
 
 
 def test_confusions_are_counted_over_rows_the_most_frequent_first() -> None:

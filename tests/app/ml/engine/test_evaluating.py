@@ -183,3 +183,48 @@ def test_a_trained_network_may_be_evaluated_in_the_middle_of_training(sharp_fold
     # Decoding runs in inference mode: none of its tensors may be met again by a backward pass.
     result = run(sharp_folder, replace(FAST, num_train_epochs=3, use_dora=True, lora_dropout=0.1), tmp_path, held_out=UNSEEN)
     assert [entry["step"] for entry in result.state.evaluations] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_the_drafted_engine_gives_the_scores_of_padded_decoding(
+    sharp_folder: BaseModelFolder, published: dict[str, Published], tmp_path: Path, name: str
+) -> None:
+    base, network, examples = load(sharp_folder), published[name].network, (*EXAMPLES, *UNSEEN) * 3
+    drafted, asked = held_out_rows(base, examples, scratch=tmp_path), []
+
+    def is_cut_short() -> bool:
+        asked.append(1)
+        return False
+
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scores = score_generated(base, network, drafted, is_cut_short=is_cut_short)
+    assert scores == score_generated(base, network, replace(drafted, adapter=None), is_cut_short=lambda: False)
+    assert len(asked) == 2, "21 rows, 16 a batch"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not list(tmp_path.iterdir()), "the copy of the adapter is gone"
+
+
+def test_an_adapter_that_the_drafted_engine_knows_not_is_scored_padded(sharp_folder: BaseModelFolder, tmp_path: Path) -> None:
+    spec = replace(FAST, num_train_epochs=1, lora_target=("q_proj", "embed_tokens"))
+    result = run(sharp_folder, spec, tmp_path / "checkpoints", held_out=UNSEEN)
+    assert result.state.evaluations[-1]["rows"] == 2
+
+
+def test_without_memory_for_the_drafted_engine_rows_are_answered_padded(
+    sharp_folder: BaseModelFolder, published: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.ml.engine.answering import AnswerEngine
+
+    base, network = load(sharp_folder), published["lora"].network
+    held_out, tried = held_out_rows(base, EXAMPLES, scratch=tmp_path), []
+
+    def fail(*_: object, **__: object) -> None:
+        tried.append(1)
+        raise torch.OutOfMemoryError
+
+    expected = score_generated(base, network, held_out, is_cut_short=lambda: False)
+    for method in ("load_unsealed", "answer"):
+        with monkeypatch.context() as patch:
+            patch.setattr(AnswerEngine, method, fail)
+            assert score_generated(base, network, held_out, is_cut_short=lambda: False) == expected
+    assert len(tried) == 2

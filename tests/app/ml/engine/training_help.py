@@ -10,11 +10,13 @@ import torch
 from app.durable import seal_folder
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import TokenRow, tokenize_examples
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.evaluating import HeldOut, prepare_held_out
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
+from app.ml.engine.question_index import QuestionIndex
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
@@ -105,25 +107,31 @@ def run(
         seed,
         checkpoints,
         resume_from,
-        held_out_rows(base, held_out, spec=spec) if held_out else None,
+        held_out_rows(base, held_out, spec=spec, scratch=checkpoints.parent) if held_out else None,
         saves_last,
     )
     return train(base, plan, hooks or RecordingHooks())
 
 
-def held_out_rows(base: LoadedModel, examples: Sequence[Example], *, spec: FinetuneSpec = FAST) -> HeldOut:
-    grammar = grammar_for(base, (*EXAMPLES, *examples))
-    held_out, _ = prepare_held_out(examples, PromptRenderer(spec.template), base, grammar, cutoff_len=spec.cutoff_len)
+def held_out_rows(
+    base: LoadedModel, examples: Sequence[Example], *, spec: FinetuneSpec = FAST, scratch: Path | None = None
+) -> HeldOut:
+    """Held-out rows; with a folder as `scratch` they are answered by the drafted engine, else padded."""
+    grammar, adapter = grammar_for(base, (*EXAMPLES, *examples)), None
+    if scratch is not None:
+        card = card_of(BaseModelFolder(base.name, Path(), base.checksum), spec, (*EXAMPLES, *examples))
+        index = QuestionIndex.build(
+            [example.question for example in EXAMPLES], [example.codes for example in EXAMPLES], vocabulary=card.vocabulary
+        )
+        adapter = AdapterInTraining(card, index, scratch)
+    held_out, _ = prepare_held_out(
+        examples, PromptRenderer(spec.template), base, grammar, cutoff_len=spec.cutoff_len, adapter=adapter
+    )
     return held_out
 
 
-def publish(
-    result: TrainResult, folder: Path, base: BaseModelFolder, spec: FinetuneSpec, examples: Sequence[Example] = EXAMPLES
-) -> str:
-    """Writes a finished adapter as the worker does; returns its checksum."""
-    folder.mkdir(parents=True)
-    save_adapter(result.network, folder)
-    card = AdapterCard(
+def card_of(base: BaseModelFolder, spec: FinetuneSpec, examples: Sequence[Example]) -> AdapterCard:
+    return AdapterCard(
         base_model=base.name,
         base_model_checksum=base.checksum,
         dataset_checksum="0" * 64,
@@ -135,7 +143,15 @@ def publish(
         metrics={},
         versions={},
     )
-    write_card(folder, card)
+
+
+def publish(
+    result: TrainResult, folder: Path, base: BaseModelFolder, spec: FinetuneSpec, examples: Sequence[Example] = EXAMPLES
+) -> str:
+    """Writes a finished adapter as the worker does; returns its checksum."""
+    folder.mkdir(parents=True)
+    save_adapter(result.network, folder)
+    write_card(folder, card_of(base, spec, examples))
     return seal_folder(folder)
 
 
