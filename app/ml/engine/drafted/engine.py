@@ -5,8 +5,8 @@ import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import MAX_FREE_TOKENS
 from app.ml.engine.asks import Ask
-from app.ml.engine.device import free_memory_bytes
 from app.ml.engine.drafted.adapters import AdapterShelf, LoadedAdapter, ReadAdapter
 from app.ml.engine.drafted.ahead import compile_ahead
 from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.free import FreeQuestion
+from app.ml.engine.drafted.limits import EngineLimits
+from app.ml.engine.drafted.lookout import Lookout
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.passes import FedAdapter
 from app.ml.engine.drafted.questions import AnswerPlan, Question
@@ -32,46 +33,6 @@ from app.ml.errors import AnswerTooLong, DeadlinePassed
 
 Answered = TypeVar("Answered")
 _WIDE_TOKENS = 2560
-_LOOK_AHEAD_FROM, _LOOK_AHEAD = 16, 256
-# What a question's own tokens take of a pass, about.
-_PROMPT_TOKENS = 24
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """How much the engine does at once; what suits a device."""
-
-    pass_tokens: int
-    """Most tokens of a pass."""
-    prompt_piece: int
-    """Most tokens of one prompt in a pass; a longer one is read in pieces."""
-    narrow_rows: int
-    narrow_tokens: int
-    wide_rows: int
-    free_tokens: int
-    """Tokens that a pass takes at no more cost than one: what there is to draft with."""
-    draft_tokens: int
-    """Most drafted tokens of a question."""
-    least_probability: float
-    """Least probability of a drafted token while there are tokens to spare."""
-    busy_draft_tokens: int
-    """Most drafted tokens of a question while many share a pass."""
-    busy_probability: float
-    """Least probability of a drafted token then."""
-    lanes: int
-    """Passes under way: while the device works on one, the host prepares the other."""
-    adapter_bytes: int
-    most_adapters: int
-
-    @classmethod
-    def for_device(cls, network: CachedNetwork, *, adapter_gib: float | None, most_adapters: int) -> "EngineLimits":
-        """Returns limits for a network's device."""
-        is_gpu = network.device.type == "cuda"
-        spare = free_memory_bytes(network.device)
-        adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
-        if is_gpu:
-            return cls(1024, 512, 128, 224, 2, 256, 100, 0.004, 12, 0.06, 2, adapter_bytes, most_adapters)
-        return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
 
 
 @dataclass(eq=False)
@@ -83,7 +44,7 @@ class _Waiting:
     deadline: float | None
     keeps_steps: bool = False
     likely: Likely | None = None
-    """What the nearest training questions were answered with, where somebody has looked already"""
+    """What the nearest training questions were answered with, where the lookout has been"""
 
 
 @dataclass(eq=False)
@@ -124,8 +85,8 @@ class DraftedEngine:
         self._turn = 0
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str | None, deque[_Waiting]] = OrderedDict()
-        self._lookout: ThreadPoolExecutor | None = None
-        self._looking: Future[None] | None = None
+        # Where the host prepares no second pass meanwhile, a thread beside would only take its time.
+        self._lookout = Lookout(self.shelf) if limits.lanes > 1 else None
         self._installs: deque[tuple[ReadAdapter, Future[LoadedAdapter]]] = deque()
         self.on_work: Callable[[], None] = lambda: None
         """Called when there is something to do, from the thread that brings it."""
@@ -227,8 +188,10 @@ class DraftedEngine:
         feedings: list[tuple[Feeding, _Live]] = []
         # What is under way goes first: it holds rows that others wait for.
         expected = len(lane.live) + min(self._waiting_count(), budget // 32)
-        limits = self._draft_limits(expected)
-        self._look_ahead()
+        limits = self.limits.draft_limits(expected)
+        if self._lookout is not None:
+            with self._lock:
+                self._lookout.look(itertools.chain.from_iterable(self._waiting.values()))
         for live in list(lane.live):
             if budget <= 0:
                 break
@@ -361,24 +324,6 @@ class DraftedEngine:
                 question.release()
         _settle(live.waiting.future, live.waiting.finish(question) if error is None else error)
 
-    def _look_ahead(self) -> None:
-        """Lets a thread beside look for the training questions nearest to those that wait, while passes are prepared here."""
-        if self.limits.lanes == 1 or self._waiting_count() < _LOOK_AHEAD_FROM:
-            return
-        if self._looking is not None and not self._looking.done():
-            return
-        if self._lookout is None:
-            self._lookout = ThreadPoolExecutor(1, thread_name_prefix="lookout")
-        with self._lock:
-            waiting = [one for queue in self._waiting.values() for one in itertools.islice(queue, _LOOK_AHEAD)]
-        self._looking = self._lookout.submit(self._recall, waiting)
-
-    def _recall(self, waiting: Sequence[_Waiting]) -> None:
-        for one in waiting:
-            adapter = None if one.ask.checksum is None else self.shelf.loaded.get(one.ask.checksum)
-            if adapter is not None and one.likely is None and one.ask.mode != "free":
-                one.likely = adapter.likely(one.ask.question)
-
     def _drop_given_up(self, lane: _Lane) -> None:
         now = time.monotonic()
         for live in list(lane.live):
@@ -413,14 +358,6 @@ class DraftedEngine:
     def _blocks_admission(self) -> bool:
         """A larger adapter than the slots hold waits for the questions under way to leave."""
         return self.shelf.needs_growth(self._installs[0][0].shape)
-
-    def _draft_limits(self, questions: int) -> DraftLimits:
-        """Few questions draft freely; many share what a pass takes for free, and more must be likely to pay."""
-        limits = self.limits
-        share = limits.free_tokens // max(1, questions) - _PROMPT_TOKENS
-        if share >= limits.busy_draft_tokens:
-            return DraftLimits(min(limits.draft_tokens, share), limits.least_probability)
-        return DraftLimits(limits.busy_draft_tokens, limits.busy_probability)
 
     def _waiting_count(self) -> int:
         with self._lock:

@@ -26,6 +26,7 @@ from app.ml.engine.drafted import drafting, passes, recall, tree
 from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.engine import DraftedEngine
 from app.ml.engine.drafted.grammar_arrays import grammar_arrays
+from app.ml.engine.drafted.lookout import Lookout
 from app.ml.engine.drafted.nodes import Node
 from app.ml.engine.drafted.passes import FedAdapter
 from app.ml.engine.drafted.questions import AnswerPlan, Question
@@ -363,3 +364,18 @@ def test_weights_that_were_fused_before_are_not_copied_again(base: LoadedModel) 
 
 def _facts(answers: list[DecodedAnswer]) -> list[tuple[tuple[str, ...], float]]:
     return [(one.codes, one.confidence) for one in answers]
+
+
+def test_what_the_lookout_finds_is_what_the_engine_would_find(
+    sharp_folder: BaseModelFolder, published: dict[str, Published]
+) -> None:
+    engine = loaded(sharp_folder, published["lora"])
+    assert engine.drafted is not None
+    checksum = published["lora"].checksum
+    alone = [one.best.codes for one in engine.answer(QUESTIONS, checksum=checksum)]
+    lookout = Lookout(engine.drafted.shelf)
+    engine.drafted._lookout = lookout
+    asks = [Ask(question, checksum) for question in QUESTIONS * 8]
+    assert [one.best.codes for one in engine.answer_mixed(asks)] == alone * 8
+    assert lookout._looking is not None
+    assert lookout._looking.exception(5) is None
