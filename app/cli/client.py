@@ -53,7 +53,9 @@ class ApiClient:
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """Returns a JSON object; a parameter that is None is left out."""
-        return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
+        given = {name: value for name, value in params.items() if value is not None}
+        # No parameters are not the same as none given: they would take the path's own away.
+        return self._json("GET", path, params=given or None)
 
     def pages(self, path: str, *, limit: int = 100, most: int = 100_000, **params: Any) -> Iterator[dict[str, Any]]:
         """Yields the items of a list, page by page, at most `most` of them."""
