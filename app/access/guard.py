@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.access.callers import ANYBODY
+from app.access.callers import ANYBODY, Caller
 from app.access.errors import ForeignPage, KeyRateExceeded, MissingKey, ScopeTooNarrow
 from app.access.key_ring import KeyInForce, KeyRing
 from app.access.route_policy import Needed, RoutePolicy
@@ -80,7 +80,6 @@ class Guard:
                 state["caller"] = key = None
             else:
                 key = await self._admit(scope, headers, needed)
-                state["caller"] = key.caller
                 key.limits.enter(time.monotonic())
         except AppError as error:
             await self._refuse(scope, receive, send, error)
@@ -98,6 +97,7 @@ class Guard:
             key = await self._ring.get(secret)
         else:
             key = await self._key_of_session(scope, headers)
+        scope["state"]["caller"] = key.caller
         if not needed.is_declared:
             raise UnknownPath("There is no such path. The API is described at /docs.")
         assert needed.scope is not None
@@ -124,7 +124,8 @@ class Guard:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: AppError) -> None:
         _REFUSED.labels(error.code).inc()
-        _log.info("access_refused", code=error.code, method=scope["method"])
+        caller: Caller | None = scope["state"].get("caller")
+        _log.info("access_refused", code=error.code, method=scope["method"], key_id=caller and caller.key_id)
         if _is_page(scope):
             await self._refuse_page(scope, receive, send, error)
             return
