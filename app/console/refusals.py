@@ -19,7 +19,8 @@ _ASK_PATH = "/console/ask"
 async def refuse_page(scope: Scope, receive: Receive, send: Send, error: AppError) -> None:
     """Answers instead of a page's route."""
     request = Request(scope, receive)
-    request.state.caller = None
+    # Who is known and may not keeps the menu and the way out.
+    scope["state"].setdefault("caller", None)
     visit = request.state.visit = Visit.of(request)
     response = _answer(request, error)
     response.headers.update(HEADERS)

@@ -65,11 +65,12 @@ def test_a_visitor_with_the_scope_answer_may_only_ask(keyed_api: Api) -> None:
         log_in(client, make_key(keyed_api, Scope.ANSWER, name="asker").secret)
         asked = send(client, "/console/ask", "/console/ask", question=QUESTION, model=BASE)
         sections = set(re.findall(r'href="(/console/[a-z]+)"', client.get("/console/ask").text))
-        others = {client.get(path).status_code for path in ("/console/jobs", "/console/datasets", "/console/answers")}
+        refused = [client.get(path) for path in ("/console/jobs", "/console/datasets", "/console/answers")]
 
     assert "取消方式_12" in asked.text
     assert sections == {"/console/ask"}
-    assert others == {403}
+    assert {response.status_code for response in refused} == {403}
+    assert all("Log out asker" in response.text for response in refused)
 
 
 def test_a_form_of_a_session_needs_its_token_too(keyed_api: Api) -> None:
