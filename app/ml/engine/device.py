@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from app.ml.engine.host_memory import available_bytes, resident_bytes
+from app.ml.engine.torch_version import check_torch_version, runs_legacy_torch
 from app.ml.spec import Precision
 
 _PROBE_S = 1.0
@@ -39,7 +40,11 @@ def pick_device() -> torch.device:
     """Returns the first visible GPU (of several ranks: the own one), else the CPU.
 
     Which GPUs are visible is the environment's choice.
+
+    Raises:
+        TorchTooOld: nobody waived the floor of torch's version.
     """
+    check_torch_version()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -135,8 +140,8 @@ def arithmetic(network: Any) -> AbstractContextManager[Any]:
 
 
 def is_eager() -> bool:
-    """Returns whether the operator wants neither Triton nor captured graphs (old AMD cards, or to compare)."""
-    return os.environ.get("DIANDA_EAGER", "") == "1"
+    """Returns whether there shall be neither Triton nor captured graphs: the operator's wish, or a legacy torch."""
+    return os.environ.get("DIANDA_EAGER", "") == "1" or runs_legacy_torch()
 
 
 def triton_runs(device: torch.device) -> bool:
