@@ -21,6 +21,8 @@ _PROBE_S = 1.0
 _GIB = 2**30
 # Eager passes come in any number of sizes.
 _MOST_BUFFERS = 128
+# Vega: no bf16 units, and no Triton worth the name. Its server cards go under the name of DCU, too.
+_OLD_HIP_GENERATIONS = ("gfx900", "gfx906")
 # What `limit_memory` allowed, by kind of device; torch's own limit holds for the whole process too.
 _limits: dict[str, int] = {}
 
@@ -91,7 +93,12 @@ def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
 
 def has_bf16(device: torch.device) -> bool:
     """Says whether a device computes in bf16 itself; a CPU always can, if slowly."""
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda":
+        return True
+    # On ROCm torch says yes for every card.
+    if torch.version.hip is not None:
+        return _hip_generation(device) not in _OLD_HIP_GENERATIONS
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def limit_memory(device: torch.device, gib: float | None) -> None:
@@ -149,7 +156,7 @@ def triton_runs(device: torch.device) -> bool:
     if device.type != "cuda" or is_eager() or importlib.util.find_spec("triton") is None:
         return False
     # gfx906 and older have no Triton worth the name; CDNA starts at gfx908, RDNA 3 at gfx1100.
-    return torch.version.hip is None or _hip_generation(device) not in ("gfx900", "gfx906")
+    return torch.version.hip is None or _hip_generation(device) not in _OLD_HIP_GENERATIONS
 
 
 def graphs_run(device: torch.device) -> bool:
