@@ -98,7 +98,7 @@ def has_bf16(device: torch.device) -> bool:
     # On ROCm torch says yes for every card.
     if torch.version.hip is not None:
         return _hip_generation(device) not in _OLD_HIP_GENERATIONS
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def limit_memory(device: torch.device, gib: float | None) -> None:
