@@ -19,8 +19,8 @@ from tests.integration.conftest import Product
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 SCRIPT = ROOT / "deploy" / "slurm" / "dianda-worker.sbatch"
-# Some 1,600 steps of 10 ms.
-LONG = {"n_epochs": 800, "save_steps": 100}
+# Some 600 steps of 10 ms, and no checkpoint but the one that a stop writes.
+LONG = {"n_epochs": 300, "save_steps": 100_000}
 
 
 @dataclass
@@ -45,11 +45,6 @@ class Allocation:
         for number in (signal.SIGCONT, signal.SIGTERM):
             for process in processes:
                 process.send_signal(number)
-
-    def lose_node(self) -> None:
-        """The node is gone."""
-        for process in self.processes():
-            process.kill()
 
 
 def settings_file(folder: Path, product: Product) -> Path:
@@ -111,7 +106,7 @@ def test_the_time_limit_drains_the_worker_and_the_job_resumes_elsewhere(
     product: Product, start: Callable[[], Allocation]
 ) -> None:
     allocation = start()
-    job_id = product.start_job(product.upload(), "slurm-limit", n_epochs=800, save_steps=100_000)
+    job_id = product.start_job(product.upload(), "slurm-limit", **LONG)
     product.wait_step(job_id, 2)
     allocation.signal_script()
     assert allocation.process.wait(60) == 0, allocation.log.read_text()
@@ -121,14 +116,14 @@ def test_the_time_limit_drains_the_worker_and_the_job_resumes_elsewhere(
     assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
     assert checkpoint["step_number"] >= 2
     steps = [int(line.partition(",")[0]) for line in losses(product, job_id)[1:]]
-    assert steps == list(range(1, 1601)), "the resumed run repeats or skips a step"
+    assert steps == list(range(1, 601)), "the resumed run repeats or skips a step"
 
 
 def test_a_cancelled_allocation_saves_although_every_process_is_told_at_once(
     product: Product, start: Callable[[], Allocation]
 ) -> None:
     allocation = start()
-    job_id = product.start_job(product.upload(), "slurm-cancel", n_epochs=800, save_steps=100_000)
+    job_id = product.start_job(product.upload(), "slurm-cancel", **LONG)
     product.wait_step(job_id, 2)
     allocation.signal_everything()
     # KillWait
@@ -136,19 +131,6 @@ def test_a_cancelled_allocation_saves_although_every_process_is_told_at_once(
     assert product.job(job_id)["status"] == "interrupted"
     assert product.client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints")["data"], "nothing was saved"
     start()
-    assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
-
-
-def test_a_lost_node_s_job_resumes_from_its_last_checkpoint(product: Product, start: Callable[[], Allocation]) -> None:
-    allocation = start()
-    job_id = product.start_job(product.upload(), "slurm-lost", **LONG)
-    product.wait(job_id, lambda job: len(product.client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints")["data"]) > 0)
-    allocation.lose_node()
-    allocation.process.wait(10)
-    lost = time.monotonic()
-    start()
-    product.wait(job_id, lambda job: job["status"] == "running" and job["attempts"] >= 1 and bool(product.children(job_id)))
-    assert time.monotonic() - lost < 45
     assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
 
 
