@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 
 import structlog
@@ -10,7 +10,6 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily
 from sqlalchemy import Engine, select
 
 from app.access.endpoints import router as access_router
@@ -61,7 +60,9 @@ from app.http.turns import Turns
 from app.jobs import endpoints as jobs
 from app.jobs import repository as job_rows
 from app.jobs.event_stream import EventStreams
+from app.jobs.gauges import JobGauges
 from app.jobs.queue import CeleryDoorbell, Doorbell, make_celery
+from app.jobs.retention import JobRetention
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
@@ -95,6 +96,7 @@ def create_app(
     sessions = Sessions(session_secret(settings.data_dir), ring)
     answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
     retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
+    job_retention = JobRetention(engine, blobs, settings.work_dir, days=settings.checkpoint_days)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
 
@@ -112,6 +114,7 @@ def create_app(
             "sweep": lambda: sweep(engine, bell),
             "experiments": lambda: advance_all(engine, store=store, bell=bell, max_unfinished=settings.max_queued_jobs),
             "answer_retention": retention.enforce,
+            "job_retention": job_retention.enforce,
         }
         watching = [asyncio.create_task(lag.watch()), asyncio.create_task(ring.watch())]
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
@@ -177,7 +180,7 @@ def create_app(
     install_error_handlers(app)
     install_database_error_handlers(app)
     registry = CollectorRegistry()
-    registry.register(_JobCounts(engine))
+    registry.register(JobGauges(engine, lease_s=settings.lease_s, data_dir=settings.data_dir))
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(turns=turns).routes
     readiness = _readiness(settings, engine, store, bell, backend)
@@ -282,21 +285,3 @@ async def _upkeep(steps: Mapping[str, Callable[[], object]], interval_s: float) 
             except Exception:
                 _log.exception("upkeep_failed", step=name)
         await asyncio.sleep(interval_s)
-
-
-class _JobCounts:
-    """Counts jobs by status when Prometheus asks."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yields the gauge; nothing while the database is away."""
-        family = GaugeMetricFamily("dianda_jobs", "Jobs by status.", labels=["status"])
-        try:
-            with read_only(self._engine) as session:
-                for status, count in job_rows.count_by_status(session).items():
-                    family.add_metric([status], count)
-        except Exception:
-            _log.warning("job_counts_unavailable")
-        yield family

@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     sweep_interval_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of the API's upkeep loop.")] = 10.0
     stop_grace_s: Annotated[float, Field(gt=0, description="Seconds that a training process has to checkpoint and end.")] = 60.0
     keep_checkpoints: Annotated[int, Field(ge=1, description="Newest checkpoints of a job that are kept, beside the best.")] = 2
+    checkpoint_days: Annotated[
+        float, Field(gt=0, le=36500, description="Days that an ended job's checkpoints stay; its adapter stays for ever.")
+    ] = 30.0
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
     memory_limit_gib: Annotated[

@@ -19,6 +19,7 @@ from app.logs import configure_logs
 from app.parent_death import die_with_parent
 from app.settings import Settings
 from worker.context import WorkerContext, open_context
+from worker.slot_stop import SlotStop
 from worker.tasks import look
 
 _log = structlog.get_logger()
@@ -28,6 +29,7 @@ _MAIN_PID = os.getpid()
 # Made before the pool forks, so that the main process can tell the slot's process to checkpoint and stop.
 _stopping = multiprocessing.Event()
 _context: WorkerContext | None = None
+_slot = SlotStop(_stopping)
 
 app = make_celery(_settings.resolved_broker_url)
 
@@ -37,8 +39,9 @@ def hear_bell(job_id: str) -> None:
     """A bell means look, whatever id it names."""
     global _context  # noqa: PLW0603  # one per pool process, opened after the fork
     if _context is None:
-        _context = open_context(_settings, owner=_OWNER, stopping=_stopping)
-    look(_context)
+        _context = open_context(_settings, owner=_OWNER, stopping=_slot)
+    with _slot.working():
+        look(_context)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]

@@ -22,13 +22,14 @@ from app.ml.engine.asks import Ask, EngineAnswer
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
 from app.ml.engine.loading import load_base_model
 from app.ml.engine.self_test import check_device
-from app.ml.errors import AdapterMismatch
+from app.ml.errors import AdapterMismatch, BaseModelMissing
 from app.ml.model_store import ModelStore
 
 _log = structlog.get_logger()
 _LOADERS = 2
 _EVICTED_TRIES = 3
 _SMOOTHING = 0.1
+_WEIGHTS_LOOKED_FOR_EVERY_S = 3.0
 
 
 class EngineRoom:
@@ -51,6 +52,7 @@ class EngineRoom:
         self._pending = 0
         self._engine: AnswerEngine | None = None
         self._failure: str | None = None
+        self._waits_for_weights = False
         self._device: dict[str, object] | None = None
         self._wake = threading.Event()
         self._is_closing = False
@@ -168,6 +170,11 @@ class EngineRoom:
 
     def _run(self) -> None:
         engine = self._load()
+        while engine is None and self._waits_for_weights and not self._is_closing:
+            self._wake.wait(_WEIGHTS_LOOKED_FOR_EVERY_S)
+            if self._store.find(self._base_model) is not None:
+                self._failure = None
+                engine = self._load()
         if engine is None:
             return
         while not self._is_closing or engine.has_work:
@@ -202,6 +209,8 @@ class EngineRoom:
             return engine
         except AppError as error:
             self._failure = error.message
+            # An operator brings them in while everything runs, and need not know whom to start again.
+            self._waits_for_weights = isinstance(error, BaseModelMissing)
             _log.error("base_model_failed", base_model=self._base_model, message=error.message)
         except Exception as error:
             self._failure = f"Base model {self._base_model!r} could not be loaded: {type(error).__name__}. The log says why."

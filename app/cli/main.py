@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from alembic.util import CommandError
 from rich.console import Console
 
 from app.cli import files
@@ -25,7 +26,7 @@ from app.cli.stack import StackError, running_stack, worker_command
 from app.cli.terminal import JsonOption, Terminal, UrlOption, table, talking
 from app.cli.training import TRAIN_CONTEXT, jobs_cli, train, watch
 from app.db.engine import make_engine
-from app.db.migrating import upgrade
+from app.db.migrating import downgrade, upgrade
 from app.errors import AppError
 from app.ml.export_folders import ExportFormat
 from app.ml.model_store import ModelStore
@@ -138,10 +139,22 @@ def worker() -> None:
 
 
 @cli.command()
-def migrate() -> None:
-    """Brings the database to this version's schema."""
-    upgrade(make_engine(Settings().resolved_database_url))
-    _console.print("The database is current.")
+def migrate(
+    down_to: Annotated[
+        str | None, typer.Option(help="Go back to this revision instead, such as 0008; what newer tables hold is lost.")
+    ] = None,
+) -> None:
+    """Brings the database to this version's schema, or back to an older one."""
+    engine = make_engine(Settings().resolved_database_url)
+    if down_to is None:
+        upgrade(engine)
+        _console.print("The database is current.")
+        return
+    try:
+        downgrade(engine, down_to)
+    except CommandError as error:
+        _fail(error)
+    _console.print(f"The database is at revision {down_to}. Start the version that it belongs to.")
 
 
 @cli.command()

@@ -83,6 +83,13 @@ class DeviceComputesWrongly(AppError):
     code = "device_computes_wrongly"
 
 
+class TorchTooOld(AppError):
+    """The installed torch is older than the product needs, and nobody waived that."""
+
+    kind = Kind.INTERNAL
+    code = "torch_too_old"
+
+
 class NoRows(InvalidInput):
     """A dataset file has no rows."""
 

@@ -125,4 +125,5 @@ def how_to_import(name: str, source: str) -> str:
         "folder": f"Put the model's files into {place}, then run: dianda models import {name}",
         "gguf": f"Put the GGUF file at {place}, then run: dianda models import {name}",
     }
-    return f"The weights of base model {name!r} are not in the model store. {steps.get(kind, '')}".strip()
+    container = f"In a container: docker compose run --rm models dianda models import {name}"
+    return f"The weights of base model {name!r} are not in the model store. {steps.get(kind, '')}. {container}"

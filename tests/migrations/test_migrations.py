@@ -6,10 +6,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect
+from typer.testing import CliRunner
 
+from app.cli.main import cli
 from app.db.base import Base
 from app.db.engine import make_engine
 from app.db.migrating import _config, downgrade, is_current, upgrade
+from app.db.unit_of_work import unit_of_work
+from app.jobs.leases import renew
+from app.jobs.states import JobWish
 from app.main import create_app
 from tests.fixtures.db import Databases
 from tests.fixtures.queue import insert_adapter, insert_job, must_claim, read_events
@@ -97,3 +102,30 @@ def test_a_migrated_database_does_the_work(new_engine: Engine) -> None:
 
     assert insert_adapter(new_engine) == "telecom:1"
     assert [event.number for event in read_events(new_engine, job_id)] == [1]
+
+
+def test_a_job_in_flight_goes_down_and_up_with_the_schema_and_keeps_its_lease(new_engine: Engine) -> None:
+    upgrade(new_engine)
+    job_id = insert_job(new_engine)
+    lease = must_claim(new_engine)
+
+    downgrade(new_engine, str(SCRIPTS.get_revision(HEAD).down_revision))
+    upgrade(new_engine)
+
+    with unit_of_work(new_engine) as session:
+        assert renew(session, lease, lease_s=60) is JobWish.NONE
+    assert insert_adapter(new_engine) == "telecom:1"
+    assert [event.number for event in read_events(new_engine, job_id)] == [1]
+
+
+def test_the_command_goes_back_to_a_revision_and_names_one_that_is_not_there(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with databases.database("sqlite") as url:
+        monkeypatch.setenv("DIANDA_DATABASE_URL", url)
+        down = CliRunner().invoke(cli, ["migrate", "--down-to", "0008"])
+        assert down.exit_code == 0, down.output
+        assert not is_current(make_engine(url))
+        assert CliRunner().invoke(cli, ["migrate", "--down-to", "nowhere"]).exit_code == 1
+        assert CliRunner().invoke(cli, ["migrate"]).exit_code == 0
+        assert is_current(make_engine(url))

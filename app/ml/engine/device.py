@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from app.ml.engine.host_memory import available_bytes, resident_bytes
+from app.ml.engine.torch_version import check_torch_version, runs_legacy_torch
 from app.ml.spec import Precision
 
 _PROBE_S = 1.0
 _GIB = 2**30
 # Eager passes come in any number of sizes.
 _MOST_BUFFERS = 128
+# Vega: no bf16 units, and no Triton worth the name. Its server cards go under the name of DCU, too.
+_OLD_HIP_GENERATIONS = ("gfx900", "gfx906")
 # What `limit_memory` allowed, by kind of device; torch's own limit holds for the whole process too.
 _limits: dict[str, int] = {}
 
@@ -39,7 +42,11 @@ def pick_device() -> torch.device:
     """Returns the first visible GPU (of several ranks: the own one), else the CPU.
 
     Which GPUs are visible is the environment's choice.
+
+    Raises:
+        TorchTooOld: nobody waived the floor of torch's version.
     """
+    check_torch_version()
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -86,7 +93,12 @@ def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
 
 def has_bf16(device: torch.device) -> bool:
     """Says whether a device computes in bf16 itself; a CPU always can, if slowly."""
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cuda":
+        return True
+    # On ROCm torch says yes for every card.
+    if torch.version.hip is not None:
+        return _hip_generation(device) not in _OLD_HIP_GENERATIONS
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def limit_memory(device: torch.device, gib: float | None) -> None:
@@ -135,8 +147,8 @@ def arithmetic(network: Any) -> AbstractContextManager[Any]:
 
 
 def is_eager() -> bool:
-    """Returns whether the operator wants neither Triton nor captured graphs (old AMD cards, or to compare)."""
-    return os.environ.get("DIANDA_EAGER", "") == "1"
+    """Returns whether there shall be neither Triton nor captured graphs: the operator's wish, or a legacy torch."""
+    return os.environ.get("DIANDA_EAGER", "") == "1" or runs_legacy_torch()
 
 
 def triton_runs(device: torch.device) -> bool:
@@ -144,7 +156,7 @@ def triton_runs(device: torch.device) -> bool:
     if device.type != "cuda" or is_eager() or importlib.util.find_spec("triton") is None:
         return False
     # gfx906 and older have no Triton worth the name; CDNA starts at gfx908, RDNA 3 at gfx1100.
-    return torch.version.hip is None or _hip_generation(device) not in ("gfx900", "gfx906")
+    return torch.version.hip is None or _hip_generation(device) not in _OLD_HIP_GENERATIONS
 
 
 def graphs_run(device: torch.device) -> bool:
