@@ -10,6 +10,7 @@ Three processes run from this tree:
 below it and none above:
 
     main | cli | answerer
+    route_scopes
     console
     promotions | experiments
     evaluations | exports
@@ -17,6 +18,7 @@ below it and none above:
     jobs
     codebook
     adapters | datasets
+    access
     http
     db | blobs | ml
     errors | durable

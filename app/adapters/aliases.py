@@ -25,7 +25,7 @@ class AliasMoved(Conflict):
 
 @dataclass(frozen=True)
 class Author:
-    """Who changes an alias and why, as the client says: nobody checks a name before there are API keys."""
+    """Who changes an alias and why, the key's name, or as the client says where no keys are asked for."""
 
     name: str | None = None
     reason: str | None = None

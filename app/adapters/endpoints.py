@@ -4,6 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.adapters import repository, service
 from app.adapters.schemas import ModelList, ModelObject
 from app.db.unit_of_work import after_commit
@@ -40,11 +42,14 @@ def get_model(session: ReadingDep, store: StoreDep, name: str) -> ModelObject:
 
 
 @router.delete("/{name:path}")
-def delete_model(request: Request, session: TransactionDep, blobs: BlobsDep, store: StoreDep, name: str) -> Deleted:
+def delete_model(
+    request: Request, caller: CallerDep, session: TransactionDep, blobs: BlobsDep, store: StoreDep, name: str
+) -> Deleted:
     """Deletes an adapter; 409 while an alias points to it or an evaluation needs it."""
     if name in store.listed():
         raise Conflict(f"{name!r} is a base model of the operator's list and cannot be deleted over HTTP.")
     key = service.delete(session, name, users_of=request.app.state.adapter_users)
+    audit.record(session, caller, "adapter.deleted", name)
     after_commit(session, request.app.state.model_names.forget)
     if key is not None:
         after_commit(session, lambda: blobs.delete(key))

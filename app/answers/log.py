@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import structlog
@@ -90,18 +89,20 @@ class AnswerLog:
     async def write_waiting(self, limiter: CapacityLimiter | None = None) -> bool:
         """Writes what waits and returns whether the database took it; `limiter` bounds the threads."""
         while self._waiting:
-            batch = list(islice(self._waiting, _BATCH_ROWS))
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_ROWS))]
             try:
                 await run_sync(self._write, batch, limiter=limiter, abandon_on_cancel=True)
+            except asyncio.CancelledError:
+                self._waiting.extendleft(reversed(batch))
+                raise
             except DATABASE_AWAY as error:
+                self._waiting.extendleft(reversed(batch))
                 _log.warning("answer_log_waits", waiting=len(self._waiting), error=type(error).__name__)
                 return False
             except Exception as error:
                 # Its text would quote the rows. A row that no database takes must not stop all that come after it.
                 _log.error("answer_log_batch_lost", rows=len(batch), error=type(error).__name__)
                 self._lose(len(batch))
-            for _ in batch:
-                self._waiting.popleft()
         return True
 
     async def _write_until(self, closing: asyncio.Event) -> None:

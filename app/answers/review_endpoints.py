@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from app.access.dependencies import CallerDep
 from app.answers import repository, review_repository, reviews
 from app.answers.review_schemas import CreateFromAnswers, FeedbackList, FeedbackObject, GiveFeedback, ReviewItemObject
 from app.answers.reviewed_file import store_reviewed
@@ -16,7 +17,9 @@ router = APIRouter(tags=["reviews"], responses=ERROR_RESPONSES)
 
 
 @router.post("/v1/answers/{answer_id}/feedback")
-def give_feedback(session: TransactionDep, blobs: BlobsDep, answer_id: str, body: GiveFeedback) -> FeedbackObject:
+def give_feedback(
+    caller: CallerDep, session: TransactionDep, blobs: BlobsDep, answer_id: str, body: GiveFeedback
+) -> FeedbackObject:
     """Says that an answer was right or wrong, or what would have been right; the last word counts, all are kept."""
     review = reviews.review(
         session,
@@ -25,7 +28,7 @@ def give_feedback(session: TransactionDep, blobs: BlobsDep, answer_id: str, body
         verdict=body.verdict,
         codes=body.codes,
         allow_unknown_codes=body.allow_unknown_codes,
-        reviewer=body.reviewer,
+        reviewer=body.reviewer or caller.author(None),
         comment=body.comment,
     )
     return FeedbackObject.of(review)

@@ -24,7 +24,7 @@ class GiveFeedback(RequestBody):
     allow_unknown_codes: Annotated[
         bool, Field(description="Take codes that the vocabulary of the adapter that answered does not list.")
     ] = False
-    reviewer: Annotated[Text | None, Field(max_length=100, description="Who says so.")] = None
+    reviewer: Annotated[Text | None, Field(max_length=100, description="Who says so; else the key's name.")] = None
     comment: Annotated[Text | None, Field(max_length=2000)] = None
 
     model_config = RequestBody.model_config | {

@@ -38,9 +38,10 @@ class _TryAgain(Exception):
 class ApiClient:
     """A blocking client of the HTTP API."""
 
-    def __init__(self, url: str, *, timeout_s: float = 120.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 120.0, key: str | None = None) -> None:
         self.url = url
-        self._http = httpx2.Client(base_url=url, timeout=timeout_s)
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._http = httpx2.Client(base_url=url, timeout=timeout_s, headers=headers)
 
     def __enter__(self) -> "ApiClient":
         """Returns itself."""
@@ -52,7 +53,9 @@ class ApiClient:
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """Returns a JSON object; a parameter that is None is left out."""
-        return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
+        given = {name: value for name, value in params.items() if value is not None}
+        # No parameters are not the same as none given: they would take the path's own away.
+        return self._json("GET", path, params=given or None)
 
     def pages(self, path: str, *, limit: int = 100, most: int = 100_000, **params: Any) -> Iterator[dict[str, Any]]:
         """Yields the items of a list, page by page, at most `most` of them."""

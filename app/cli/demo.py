@@ -46,7 +46,9 @@ def run_demo(settings: Settings, *, samples: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="run-", dir=results) as scratch:
         models = settings.models_dir.resolve()
-        run_settings = settings.model_copy(update={"data_dir": Path(scratch), "port": _free_port_of(settings)})
+        run_settings = settings.model_copy(
+            update={"data_dir": Path(scratch), "host": "127.0.0.1", "port": _free_port_of(settings), "auth": "off"}
+        )
         Path(scratch, "models").symlink_to(_made(models))
         upgrade(make_engine(run_settings.resolved_database_url))
         store = ModelStore(models, settings.base_models)

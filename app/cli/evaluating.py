@@ -79,7 +79,7 @@ def compare(
             {"object": "comparison", "file": file_id, "rows": len(shared), "models": evaluated, "comparisons": comparisons},
             _metrics_table(found),
             comparison_table(models[0], list(zip(models[1:], comparisons, strict=True))),
-            _differing_rows(models, rows, shared, differing),
+            *_differing_rows(models, rows, shared, differing),
         )
 
 
@@ -155,16 +155,16 @@ def comparison_table(baseline: str, comparisons: Sequence[tuple[str, Mapping[str
     return table(("", "exact match", "rows", "p", "verdict", "set F1, points"), rows, title=f"Against {baseline}")
 
 
-def _differing_rows(models: list[str], rows: list[dict[int, dict[str, Any]]], shared: list[int], most: int) -> Table | str:
+def _differing_rows(models: list[str], rows: list[dict[int, dict[str, Any]]], shared: list[int], most: int) -> list[Table]:
     places = [place for place in shared if len({one[place]["match"] for one in rows}) > 1][:most]
     if not places:
-        return ""
+        return []
     first = rows[0]
     lines = [
         (first[place]["question"], "|".join(first[place]["expected"]), *("|".join(one[place]["given"]) for one in rows))
         for place in places
     ]
-    return table(("question", "expected", *models), lines, title="Rows that not all got right")
+    return [table(("question", "expected", *models), lines, title="Rows that not all got right")]
 
 
 def _wrong_rows(client: ApiClient, evaluation: dict[str, Any], most: int) -> list[Table]:

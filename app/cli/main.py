@@ -20,6 +20,7 @@ from app.cli.demo import run_demo
 from app.cli.evaluating import compare, evaluate
 from app.cli.experimenting import experiments_cli
 from app.cli.export import export_to_folder
+from app.cli.keys import access_banner, keys_cli
 from app.cli.promoting import aliases_cli, promote
 from app.cli.stack import StackError, running_stack, worker_command
 from app.cli.terminal import JsonOption, Terminal, UrlOption, table, talking
@@ -31,11 +32,10 @@ from app.ml.export_folders import ExportFormat
 from app.ml.model_store import ModelStore
 from app.settings import Settings
 
-cli = typer.Typer(
-    no_args_is_help=True, help="Dianda 电答: customer questions in, category codes out.", pretty_exceptions_enable=False
-)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 models_cli = typer.Typer(no_args_is_help=True, help="The operator's list of base models and its store.")
 cli.add_typer(models_cli, name="models")
+cli.add_typer(keys_cli, name="key")
 cli.add_typer(data_cli, name="data")
 cli.add_typer(jobs_cli, name="jobs")
 cli.add_typer(aliases_cli, name="aliases")
@@ -49,6 +49,18 @@ _COMMANDS_OF_DATA: tuple[Callable[..., None], ...] = (files.upload, files.show, 
 for _command in _COMMANDS_OF_DATA:
     data_cli.command()(_command)
 _console = Console(stderr=True, highlight=False)
+
+
+@cli.callback()
+def root(
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="The API key to send; better in DIANDA_API_KEY, because a command line is seen by who else is here."),
+    ] = None,
+) -> None:
+    """Dianda 电答: customer questions in, category codes out."""
+    if api_key is not None:
+        os.environ["DIANDA_API_KEY"] = api_key
 
 
 def _store(settings: Settings) -> ModelStore:
@@ -99,7 +111,8 @@ def up() -> None:
                     _console.print(f"Dianda is ready at [bold]{stack.url}[/bold] (API described at {stack.url}/docs).")
                 except ApiError as error:
                     _console.print(f"[yellow]{error}[/yellow]")
-            _console.print(f"Data in {settings.data_dir}, logs in {stack.logs}. No keys are asked for: keep it on loopback.")
+            _console.print(f"Data in {settings.data_dir}, logs in {stack.logs}.")
+            _console.print(access_banner(settings))
             while not stop.wait(1.0):
                 for name in stack.restart_dead():
                     _console.print(f"[yellow]{name} had died and was started again; its log: {stack.logs / name}.log[/yellow]")

@@ -60,7 +60,7 @@ def talking(url: str | None, *, as_json: bool) -> Iterator[tuple[ApiClient, Term
     """Yields the API and the terminal; an error of the API ends the command with its exit code."""
     terminal = Terminal(as_json=as_json)
     try:
-        with ApiClient(url or _own_url()) as client:
+        with ApiClient(url or _own_url(), key=_key()) as client:
             yield client, terminal
     except ApiError as error:
         terminal.fail(error)
@@ -95,6 +95,11 @@ def facts(pairs: Mapping[str, object], *, title: str | None = None) -> Table:
 def _plain(value: object) -> Text:
     # A model that writes freely may write what a terminal obeys.
     return Text("".join(char if char == "\n" or category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in str(value)))
+
+
+def _key() -> str | None:
+    key = Settings().api_key
+    return None if key is None else key.get_secret_value()
 
 
 def _own_url() -> str:

@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.codebook import repository, service
 from app.codebook.entries import MAX_ENTRIES, Entry, InvalidCodebook, check_entries
 from app.codebook.schemas import CodebookObject, CoverageObject, PutCodebook, ReplacedObject
@@ -47,12 +49,16 @@ async def _body(request: Request) -> bytes:
         }
     },
 )
-def put_codebook(request: Request, engine: EngineDep, body: Annotated[bytes, Depends(_body)]) -> ReplacedObject:
+def put_codebook(
+    request: Request, caller: CallerDep, engine: EngineDep, body: Annotated[bytes, Depends(_body)]
+) -> ReplacedObject:
     """Replaces the whole book: JSON, or a CSV or XLSX table with the columns code, category, text (代码, 类别, 文本)."""
     # Read before the transaction begins: SQLite has one writer at a time.
     entries = _entries(request.headers.get("content-type", ""), body)
     with unit_of_work(engine) as session:
         replaced = service.replace(session, entries)
+        counts = {"version": replaced.version, "added": replaced.added, "changed": replaced.changed, "removed": replaced.removed}
+        audit.record(session, caller, "codebook.replaced", "codebook", details=counts)
         after_commit(session, request.app.state.code_texts.forget)
     return ReplacedObject.of(replaced)
 

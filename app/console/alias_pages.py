@@ -5,6 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.adapters import aliases, repository
 from app.adapters.schemas import ModelObject
 from app.console.choices import datasets_of, evaluated_files
@@ -50,7 +52,7 @@ def make_router(pages: Pages) -> APIRouter:
         )
 
     @router.post("")
-    async def change(request: Request, engine: EngineDep, form: FormDep) -> Response:
+    async def change(request: Request, caller: CallerDep, engine: EngineDep, form: FormDep) -> Response:
         """Points an alias to an adapter or back, or lets it try one out; a shut gate is shown with its numbers."""
         values = filled(form)
         name = values.get("alias", "")
@@ -59,6 +61,7 @@ def make_router(pages: Pages) -> APIRouter:
             await change_alias(
                 name,
                 body,
+                caller=caller,
                 engine=engine,
                 answers=request.app.state.answers,
                 turns=request.app.state.database_turns,
@@ -77,16 +80,18 @@ def make_router(pages: Pages) -> APIRouter:
         return see(f"{PREFIX}/{name}", done=_done(body))
 
     @router.post("/{name}/end-trial")
-    def end_trial(request: Request, session: TransactionDep, name: str) -> RedirectResponse:
+    def end_trial(request: Request, caller: CallerDep, session: TransactionDep, name: str) -> RedirectResponse:
         """Ends a trial."""
-        aliases.end_trial(session, name, aliases.Author())
+        aliases.end_trial(session, name, aliases.Author(caller.author(None)))
+        audit.record(session, caller, "alias.trial_ended", name)
         after_commit(session, request.app.state.model_names.forget)
         return see(f"{PREFIX}/{name}", done="trial_ended")
 
     @router.post("/{name}/delete")
-    def delete(request: Request, session: TransactionDep, name: str) -> RedirectResponse:
+    def delete(request: Request, caller: CallerDep, session: TransactionDep, name: str) -> RedirectResponse:
         """Deletes an alias; its history stays."""
-        aliases.delete(session, name, aliases.Author())
+        aliases.delete(session, name, aliases.Author(caller.author(None)))
+        audit.record(session, caller, "alias.deleted", name)
         after_commit(session, request.app.state.model_names.forget)
         return see("/console/models", done="deleted")
 

@@ -135,6 +135,8 @@ def _asked(values: dict[str, str], models: list[str]) -> dict[str, Any]:
     hyperparameters: dict[str, Any] = {"preset": values.get("preset", DEFAULT_PRESET)}
     if (epochs := number(values, "num_train_epochs")) is not None:
         hyperparameters["num_train_epochs"] = epochs
+    for name, given in parse_grid(values.get("fixed", ""), field="fixed").items():
+        hyperparameters[name] = given[0] if len(given) == 1 else given
     names = ("name", "training_file", "test_file", "validation_file", "suffix")
     asked: dict[str, Any] = {name: values[name] for name in names if name in values}
     asked |= {"hyperparameters": hyperparameters, "max_rows": whole(values, "max_rows"), "seed": whole(values, "seed", default=0)}
@@ -160,8 +162,8 @@ def parse_sizes(text: str) -> list[int]:
     return [whole({"sizes": part}, "sizes") or 0 for part in parts]
 
 
-def parse_grid(text: str) -> dict[str, list[Any]]:
-    """Returns the hyperparameters and their values in lines such as `learning_rate: 5e-5, 2e-4`.
+def parse_grid(text: str, *, field: str = "grid") -> dict[str, list[Any]]:
+    """Returns the hyperparameters and their values in a field's lines such as `learning_rate: 5e-5, 2e-4`.
 
     Raises:
         WrongField: a line has no name or no value.

@@ -3,6 +3,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.adapters import repository, service
 from app.adapters.schemas import ModelObject
 from app.console.choices import base_models, datasets_of, evaluated_files
@@ -57,9 +59,12 @@ def make_router(pages: Pages) -> APIRouter:
         )
 
     @router.post(_PREFIX + "/{adapter_id}/delete")
-    def delete(request: Request, session: TransactionDep, blobs: BlobsDep, adapter_id: str) -> RedirectResponse:
+    def delete(
+        request: Request, caller: CallerDep, session: TransactionDep, blobs: BlobsDep, adapter_id: str
+    ) -> RedirectResponse:
         """Deletes an adapter that nothing needs."""
         key = service.delete(session, adapter_id, users_of=request.app.state.adapter_users)
+        audit.record(session, caller, "adapter.deleted", adapter_id)
         after_commit(session, request.app.state.model_names.forget)
         if key is not None:
             after_commit(session, lambda: blobs.delete(key))

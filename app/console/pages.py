@@ -11,6 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from app.access.callers import ANYBODY, Caller
+from app.access.scopes import Scope
 from app.console import figures
 from app.console.drawing import draw
 from app.console.forms import field_of
@@ -82,17 +84,21 @@ class Pages:
             "size": figures.size,
             "iso": figures.iso,
         }
-        self._environment.globals |= {"static": files.url, "sections": SECTIONS, "draw": draw, "token_field": TOKEN_FIELD}
+        self._environment.globals |= {"static": files.url, "draw": draw, "token_field": TOKEN_FIELD}
 
     def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """Renders a page for the request's visitor."""
         visit: Visit = request.state.visit
+        caller: Caller | None = request.state.caller
         words = visit.words
         html = self._environment.get_template(template).render(
             t=words,
             lang=words.language,
             theme=visit.theme,
             form_token=visit.token,
+            sections=_sections_of(caller),
+            caller=caller,
+            is_open=caller is ANYBODY,
             here=lambda **query: str(request.url.include_query_params(**query).replace(scheme="", netloc="")),
             done=request.query_params.get("done", ""),
             ago=partial(figures.ago, words=words),
@@ -105,6 +111,12 @@ class Pages:
     def error(self, request: Request, error: AppError) -> HTMLResponse:
         """Renders an error as a page of its own."""
         return self.render(request, "error.html", status=status_of(error), section="", notice=Notice.of(error), kind=error.kind)
+
+
+def _sections_of(caller: Caller | None) -> Mapping[str, str]:
+    if caller is None:
+        return {}
+    return SECTIONS if caller.scope.includes(Scope.TRAIN) else {"ask": SECTIONS["ask"]}
 
 
 def at_form(error: AppError | None) -> dict[str, Any]:

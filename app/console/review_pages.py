@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from app.access.dependencies import CallerDep
 from app.answers import review_repository, reviews
 from app.answers.review_schemas import CreateFromAnswers, GiveFeedback, ReviewItemObject
 from app.answers.reviewed_file import store_reviewed
@@ -75,7 +76,9 @@ def make_router(pages: Pages, *, keeps_questions: bool) -> APIRouter:
         return show_list(request, engine, store, values, after=after)
 
     @router.post("")
-    def give_feedback(request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormDep) -> Response:
+    def give_feedback(
+        request: Request, caller: CallerDep, engine: EngineDep, store: StoreDep, blobs: BlobsDep, form: FormDep
+    ) -> Response:
         """Keeps what a reviewer says of one answer, and shows the list again."""
         values = filled(form)
         kept: dict[str, str] = {name: values[name] for name in ("model", "show", "reviewer") if name in values}
@@ -89,7 +92,7 @@ def make_router(pages: Pages, *, keeps_questions: bool) -> APIRouter:
                     verdict=body.verdict,
                     codes=body.codes,
                     allow_unknown_codes=body.allow_unknown_codes,
-                    reviewer=body.reviewer,
+                    reviewer=body.reviewer or caller.author(None),
                     comment=body.comment,
                 )
         except AppError as error:

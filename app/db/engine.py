@@ -12,14 +12,15 @@ _BUSY_TIMEOUT_MS = 15_000
 def make_engine(url: str) -> Engine:
     """Returns an engine for a `sqlite:///` or `postgresql+psycopg://` URL; connects only when used."""
     parsed = make_url(url)
+    # hide_parameters: an error's text goes into the log, and parameters are questions and digests of keys.
     if parsed.get_backend_name() == "sqlite":
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, connect_args={"check_same_thread": False})
+        engine = create_engine(parsed, connect_args={"check_same_thread": False}, hide_parameters=True)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
-    return create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, pool_timeout=10)
+    return create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, pool_timeout=10, hide_parameters=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

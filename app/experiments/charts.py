@@ -11,6 +11,7 @@ DASHES = ("", "7 4", "2 3", "9 3 2 3")
 _WIDTH, _ROW, _LEFT, _RIGHT, _TOP, _BOTTOM = 560, 30, 190, 58, 16, 40
 _PLOT_HEIGHT = 230
 _LABEL_CHARS = 25
+_LEAST_SPAN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ def _scale(values: tuple[float, float], places: tuple[float, float]) -> Callable
 
 def _ticks(low: float, high: float) -> list[float]:
     """Returns four to nine round numbers that hold both ends."""
-    span = (high - low) or 1.0
+    size = max(1.0, abs(low), abs(high))
+    # What differs less than this lies on one line.
+    span = high - low if high - low > _LEAST_SPAN * size else size
     step = 10 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
     first = math.floor(low / step)

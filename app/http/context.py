@@ -15,6 +15,8 @@ _REQUESTS = Counter("dianda_http_requests_total", "Requests by route and status.
 _SECONDS = Histogram("dianda_http_seconds", "Seconds until the response ended.", ["method", "route"])
 _USABLE_ID = re.compile(rb"[\w.-]{1,64}", re.ASCII)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# What is served as data stays data, whatever a file that somebody uploaded looks like to a browser.
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _QUIET = ("/health", "/metrics")
 
 
@@ -41,7 +43,10 @@ class RequestContext:
             nonlocal status, answering
             if message["type"] == "http.response.start":
                 status, answering = message["status"], True
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                headers = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if _NO_SNIFFING not in headers:
+                    headers.append(_NO_SNIFFING)
+                message["headers"] = headers
             await send(message)
 
         try:

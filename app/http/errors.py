@@ -17,6 +17,8 @@ _MAX_LISTED = 20
 
 STATUS_OF: Mapping[Kind, int] = {
     Kind.INVALID: 400,
+    Kind.UNAUTHENTICATED: 401,
+    Kind.FORBIDDEN: 403,
     Kind.NOT_FOUND: 404,
     Kind.CONFLICT: 409,
     Kind.TOO_LARGE: 413,
@@ -24,8 +26,22 @@ STATUS_OF: Mapping[Kind, int] = {
     Kind.INTERNAL: 500,
 }
 # Overloads are the client's to slow down for, so they are 429 and not 503.
-_STATUS_OF_CODE = {"queue_full": 429, "overloaded": 429, "too_busy": 429, "too_many_streams": 429, "idempotency_key_reused": 422}
-_TYPE_OF_STATUS = {404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+_STATUS_OF_CODE = {
+    "queue_full": 429,
+    "overloaded": 429,
+    "too_busy": 429,
+    "too_many_streams": 429,
+    "key_rate_exceeded": 429,
+    "key_too_busy": 429,
+    "idempotency_key_reused": 422,
+}
+_TYPE_OF_STATUS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
 
 
 class ErrorDetail(BaseModel):
@@ -48,6 +64,8 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": text}
     for status, text in {
         400: "The request is wrong; `param` names the field.",
+        401: "No API key, or one that is not in force.",
+        403: "The key's scope does not include this.",
         404: "No such thing.",
         409: "Its state forbids it.",
         413: "Too large.",

@@ -1,6 +1,7 @@
 """`/health/live`, `/health/ready`, `/metrics`."""
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Response
@@ -23,13 +24,16 @@ class Readiness(BaseModel):
     """Whether requests can be served, part by part."""
 
     status: str
+    access: Literal["keys", "open"]
+    """Whether API keys are asked for; `open`: whoever reaches the API may do everything."""
     checks: dict[str, CheckResult]
 
 
 class ReadinessChecks:
     """Runs named checks; a check returns None when all is well, else what to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, asks_for_keys: bool = False) -> None:
+        self._access: Literal["keys", "open"] = "keys" if asks_for_keys else "open"
         self._threaded: dict[str, tuple[Callable[[], str | None], bool]] = {}
         self._awaited: dict[str, tuple[Callable[[], Awaitable[str | None]], bool]] = {}
 
@@ -57,7 +61,7 @@ class ReadinessChecks:
                 message = f"The check failed: {type(error).__name__}."
             checks[name] = CheckResult(ok=message is None, required=required, message=message)
         ready = all(result.ok for result in checks.values() if result.required)
-        return Readiness(status="ready" if ready else "not_ready", checks=checks)
+        return Readiness(status="ready" if ready else "not_ready", access=self._access, checks=checks)
 
 
 def make_router(readiness: ReadinessChecks, registry: CollectorRegistry) -> APIRouter:

@@ -6,6 +6,8 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from sqlalchemy import Engine
 
+from app.access import audit
+from app.access.callers import Caller
 from app.adapters import repository
 from app.answers.service import AnswerService
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
@@ -18,6 +20,7 @@ async def change_alias(
     name: str,
     body: ChangeAlias,
     *,
+    caller: Caller,
     engine: Engine,
     answers: AnswerService,
     turns: CapacityLimiter,
@@ -28,6 +31,7 @@ async def change_alias(
     Raises:
         AppError: as `service.judge_change`, `load_adapters` and `service.carry_out`.
     """
+    authored = body.model_copy(update={"by": caller.author(body.by)})
 
     def judge_change() -> service.Judged:
         with read_only(engine) as session:
@@ -35,7 +39,11 @@ async def change_alias(
 
     def carry_out() -> AliasObject:
         with unit_of_work(engine) as session:
-            alias = service.carry_out(session, name, body, judged)
+            alias = service.carry_out(session, name, authored, judged)
+            details = {"to": body.to, "points_to": alias.adapter_id, "forced": body.force}
+            if body.candidate is not None:
+                details["candidate"] = body.candidate.model
+            audit.record(session, caller, "alias.changed", name, details=details)
             after_commit(session, forget_names)
             return AliasObject.of(alias, repository.find_candidate(session, name), promotion)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from sqlalchemy.orm import Session
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.adapters import aliases, repository
 from app.db.unit_of_work import after_commit
 from app.http.dependencies import EngineDep, ReadingDep, TransactionDep
@@ -28,7 +30,7 @@ ByParam = Annotated[By | None, Query()]
 
 
 @router.put("/{name}")
-async def change_alias(request: Request, engine: EngineDep, name: str, body: ChangeAlias) -> AliasObject:
+async def change_alias(request: Request, caller: CallerDep, engine: EngineDep, name: str, body: ChangeAlias) -> AliasObject:
     """Points an alias to an adapter, back to the `previous` one, or to its `candidate`; or tries a candidate out.
 
     With a gate, an adapter that is worse than the present one on a frozen file by more than chance is refused with the numbers
@@ -37,6 +39,7 @@ async def change_alias(request: Request, engine: EngineDep, name: str, body: Cha
     return await changing.change_alias(
         name,
         body,
+        caller=caller,
         engine=engine,
         answers=request.app.state.answers,
         turns=request.app.state.database_turns,
@@ -63,9 +66,12 @@ def get_alias(session: ReadingDep, name: str) -> AliasObject:
 
 
 @router.delete("/{name}")
-def delete_alias(request: Request, session: TransactionDep, name: str, reason: ReasonParam = None, by: ByParam = None) -> Deleted:
+def delete_alias(
+    request: Request, caller: CallerDep, session: TransactionDep, name: str, reason: ReasonParam = None, by: ByParam = None
+) -> Deleted:
     """Deletes an alias; who asks for it from then on gets 404. Its history stays."""
-    aliases.delete(session, name, aliases.Author(by, reason))
+    aliases.delete(session, name, aliases.Author(caller.author(by), reason))
+    audit.record(session, caller, "alias.deleted", name)
     _forget_names(request, session)
     return Deleted(id=name, object="alias")
 
@@ -78,10 +84,11 @@ def get_trial(session: ReadingDep, name: str) -> TrialObject:
 
 @router.delete("/{name}/candidate")
 def end_trial(
-    request: Request, session: TransactionDep, name: str, reason: ReasonParam = None, by: ByParam = None
+    request: Request, caller: CallerDep, session: TransactionDep, name: str, reason: ReasonParam = None, by: ByParam = None
 ) -> AliasObject:
     """Ends a trial: the alias's own adapter answers everybody again."""
-    alias = aliases.end_trial(session, name, aliases.Author(by, reason))
+    alias = aliases.end_trial(session, name, aliases.Author(caller.author(by), reason))
+    audit.record(session, caller, "alias.trial_ended", name)
     _forget_names(request, session)
     return AliasObject.of(alias, None)
 

@@ -46,14 +46,14 @@ class Gate:
 def judge(session: Session, gate: Gate, *, baseline: str | None, candidate: str) -> dict[str, Any]:
     """Compares two adapters on the gate's file by their newest evaluations, row by row, and returns the numbers.
 
-    `verdict` is `better`, `worse`, `not distinguishable`, `no_baseline` or `unchanged`.
+    `verdict` is `better`, `worse`, `not distinguishable`, `no baseline` or `unchanged`.
 
     Raises:
         EvaluationMissing: one of the two has not been evaluated on the file; the message says what to post.
     """
     facts = gate.to_mapping()
     if baseline is None or baseline == candidate:
-        return {**facts, "verdict": "no_baseline" if baseline is None else "unchanged"}
+        return {**facts, "verdict": "no baseline" if baseline is None else "unchanged"}
     found = {adapter: _get_evaluation(session, adapter, gate) for adapter in (baseline, candidate)}
     before, after = (evaluations.scores_of(session, found[adapter].id) for adapter in (baseline, candidate))
     shared = sorted(before.keys() & after.keys())

@@ -12,7 +12,8 @@ from app.promotions.gate import Gate, GateMetric
 _Adapter = Annotated[Text, Field(min_length=1, max_length=110)]
 Reason = Annotated[Text, Field(max_length=1000)]
 By = Annotated[
-    Text, Field(min_length=1, max_length=100, description="Who does it; nobody checks this before there are API keys.")
+    Text,
+    Field(min_length=1, max_length=100, description="Who does it, where no API keys are asked for; else the key's name is kept."),
 ]
 
 

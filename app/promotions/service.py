@@ -104,7 +104,7 @@ def _judge(session: Session, gate: Gate, current: str | None, target: str, *, is
     except EvaluationMissing:
         if not is_forced:
             raise
-        return {**gate.to_mapping(), "verdict": "not_judged"}
+        return {**gate.to_mapping(), "verdict": "not judged"}
     if not is_forced:
         refuse_worse(facts, candidate=target)
     return facts

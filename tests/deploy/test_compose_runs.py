@@ -44,6 +44,16 @@ def without_weights(tmp_path_factory: pytest.TempPathFactory, databases: Databas
 
 
 @pytest.fixture(scope="module")
+def key(without_weights: ComposedProcesses) -> str:
+    """An admin's key, made by the command in the compose file's head."""
+    made = without_weights.run("migrate", ["dianda", "key", "create", "operator", "--scope", "admin", "--json"])
+    assert made.returncode == 0, made.stderr
+    # A line of the log stands before it.
+    found, _ = json.JSONDecoder().raw_decode(made.stdout[made.stdout.index("{") :])
+    return str(found["secret"])
+
+
+@pytest.fixture(scope="module")
 def first_readiness(without_weights: ComposedProcesses) -> dict[str, Any]:
     """What the product says of itself before there are weights."""
     deadline = time.monotonic() + 60
@@ -86,8 +96,11 @@ def test_an_import_without_network_or_files_says_what_to_do(
 
 
 def test_the_weights_are_found_without_a_restart(deployment: ComposedProcesses) -> None:
-    with ApiClient(deployment.url) as client:
-        assert client.get("/health/ready")["status"] == "ready"
+    assert httpx2.get(f"{deployment.url}/health/ready", timeout=10).json()["status"] == "ready"
+
+
+def test_the_api_asks_for_a_key(deployment: ComposedProcesses) -> None:
+    assert httpx2.get(f"{deployment.url}/v1/files", timeout=10).status_code == 401
 
 
 @pytest.mark.parametrize("service", ["db", "redis", "api", "answerer", "worker"])
@@ -95,12 +108,12 @@ def test_a_service_s_health_check_passes(deployment: ComposedProcesses, service:
     deployment.wait_healthy(service, timeout_s=30)
 
 
-def test_an_uploaded_file_becomes_an_adapter_that_answers(deployment: ComposedProcesses) -> None:
+def test_an_uploaded_file_becomes_an_adapter_that_answers(deployment: ComposedProcesses, key: str) -> None:
     rows = [{"instruction": f"问题{row}号怎么办", "input": "", "output": ANSWERS[row % len(ANSWERS)]} for row in range(16)]
     file = deployment.root / "rows.json"
     file.write_text(json.dumps(rows, ensure_ascii=False))
     asked = {"preset": "quick", "n_epochs": 3, "lora_rank": 4, "precision": "fp32"}
-    with ApiClient(deployment.url) as client:
+    with ApiClient(deployment.url, key=key) as client:
         body = {
             "model": BASE_MODEL,
             "training_file": client.upload(file, purpose="fine-tune")["id"],

@@ -35,7 +35,7 @@ def test_the_recipe_runs_from_the_terminal(product: Product) -> None:
     assert compared["comparisons"][0]["baseline"] == TINY
 
     moved = json.loads(dianda(product, "promote", "terminal@production", "terminal:1", "--gate", rows, "--json"))
-    assert moved["promotion"]["loaded"] and moved["promotion"]["gate"]["verdict"] == "no_baseline"
+    assert moved["promotion"]["loaded"] and moved["promotion"]["gate"]["verdict"] == "no baseline"
 
     answer = json.loads(dianda(product, "ask", "问题0号怎么办", "--model", "terminal@production", "--json"))
     assert answer["adapter"] == "terminal:1"

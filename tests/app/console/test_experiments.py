@@ -26,6 +26,20 @@ def test_a_ramp_is_started_watched_and_cancelled(api: Api) -> None:
     assert "how many" in visitor.page("/console/experiments")
 
 
+def test_what_every_arm_has_stands_beside_what_varies(api: Api) -> None:
+    file_id = api.file_id()
+    fields = {"model": BASE, "training_file": file_id, "test_file": file_id, "kind": "hyperparameters", "preset": "quick"}
+
+    response = Visitor(api).send("/console/experiments/new", grid="learning_rate: 5e-5, 2e-4", fixed="lora_rank: 4", **fields)
+
+    assert response.status_code == 303
+    (experiment,) = api.client.get("/v1/experiments").json()["data"]
+    assert [(arm["hyperparameters"]["lora_rank"], arm["hyperparameters"]["learning_rate"]) for arm in experiment["arms"]] == [
+        (4, 5e-5),
+        (4, 2e-4),
+    ]
+
+
 def test_a_grid_that_cannot_be_read_is_said_at_its_field_and_kept(api: Api) -> None:
     file_id = api.file_id()
     fields = {"model": BASE, "training_file": file_id, "test_file": file_id, "kind": "hyperparameters"}

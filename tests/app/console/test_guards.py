@@ -78,7 +78,7 @@ def test_a_form_of_another_site_does_nothing(shared_api: Api) -> None:
         headers={"sec-fetch-site": "cross-site"},
     )
 
-    assert response.status_code == 400
+    assert response.status_code == 403
 
 
 def test_the_token_is_a_cookie_that_scripts_cannot_read_and_other_sites_do_not_send(shared_api: Api) -> None:

@@ -146,7 +146,7 @@ class TestForce:
     def test_force_needs_no_evaluation(self, api: Api, adapters: tuple[str, str], file_id: str) -> None:
         body = put(api, to=adapters[1], gate={"file": file_id}, force=True, reason="fire").json()
 
-        assert body["promotion"]["gate"]["verdict"] == "not_judged"
+        assert body["promotion"]["gate"]["verdict"] == "not judged"
 
 
 class TestTheKeptGate:
@@ -176,7 +176,7 @@ class TestTheKeptGate:
     def test_the_first_adapter_of_an_alias_has_nothing_to_be_worse_than(self, api: Api, file_id: str) -> None:
         body = put(api, to=insert_adapter(api.engine), gate={"file": file_id}).json()
 
-        assert body["promotion"]["gate"]["verdict"] == "no_baseline"
+        assert body["promotion"]["gate"]["verdict"] == "no baseline"
 
     def test_a_gate_without_a_promotion_is_refused(self, api: Api, adapters: tuple[str, str], file_id: str) -> None:
         response = put(api, gate={"file": file_id}, candidate={"model": adapters[1], "percent": 5})

@@ -62,11 +62,11 @@ def test_under_load_no_answer_is_lost_none_is_mixed_and_all_after_the_reply_are_
                 response = http.post("/answer/batch", json={"questions": ["甲", "乙"], "model": ALIAS})
                 seen.append((asked, time.monotonic(), response.status_code, response.json()))
 
+    # When each promotion was asked for and replied to, and what it promoted; the first is done before anybody asks.
+    moves = [(0.0, time.monotonic(), "telecom:1")]
     askers = [threading.Thread(target=ask_on) for _ in range(_ASKERS)]
     for asker in askers:
         asker.start()
-    # When each promotion was asked for and replied to, and what it promoted.
-    moves = [(0.0, time.monotonic(), "telecom:1")]
     for number in range(_MOVES):
         target = "telecom:2" if number % 2 == 0 else "telecom:1"
         asked = time.monotonic()
