@@ -44,7 +44,7 @@ class EngineLimits:
         adapter_bytes = int(adapter_gib * 2**30) if adapter_gib is not None else min(spare // 4, 4 * 2**30)
         if is_gpu:
             return cls(1024, 512, 128, 224, 2, 256, 100, 0.004, 12, 0.06, 2, adapter_bytes, most_adapters)
-        return cls(256, 64, 24, 224, 2, 40, 16, 0.04, 8, 0.1, 1, adapter_bytes, most_adapters)
+        return cls(256, 64, 24, 224, 2, 40, 8, 0.08, 8, 0.1, 1, adapter_bytes, most_adapters)
 
     def draft_limits(self, questions: int) -> DraftLimits:
         """Few questions draft freely; many share what a pass takes for free, and more must be likely to pay."""
