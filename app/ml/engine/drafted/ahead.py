@@ -1,5 +1,7 @@
 """Compiles the loops of drafting and planning before the first question waits for them."""
 
+from functools import cache
+
 from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.drafted.adapters import Vocabulary
 from app.ml.engine.drafted.drafting import DraftLimits
@@ -10,6 +12,7 @@ from app.ml.engine.drafted.rows import Row
 from app.ml.engine.question_index import QuestionIndex
 
 
+@cache
 def compile_ahead() -> None:
     """Plans one pass of a made-up question, which leaves every loop compiled (or read from the cache) for this process."""
     vocabulary = CodeVocabulary(("a1", "a2", "b"), 2)

@@ -11,7 +11,7 @@ from app.ml.engine.drafted.grammar_arrays import Ints
 from app.ml.engine.drafted.successions import Floats
 from app.ml.engine.question_index import QuestionIndex
 
-NEIGHBOURS = 32
+_NEIGHBOURS = 32
 # How sharply a nearer question's answer is preferred.
 _NEARNESS_POWER = 6
 _LEAST_SHARE = 0.001
@@ -50,7 +50,7 @@ class Recall:
 
     def likely(self, question: str) -> Likely:
         """Returns the answers of the questions nearest to a bare question."""
-        numbers, similarities = self._index.nearest_answers(question, NEIGHBOURS)
+        numbers, similarities = self._index.nearest_answers(question, _NEIGHBOURS)
         return Likely(*_gather(self._starts, self._ranks, numbers, similarities, self._code_count))
 
 

@@ -110,7 +110,7 @@ def grow(grammar: GrammarArrays, ints: Ints, said: Ints, bits: NDArray[np.int64]
         said[place, index] = said[parent, index]
     for word in range(MASK_WORDS):
         bits[place, word] = bits[parent, word]
-    bits[place, (place - 1) >> 6] |= np.int64(1) << np.int64((place - 1) & 63)
+    _see_itself(bits, place)
     left = 0
     if edge == NO_EDGE:
         left = ints[LEFT, parent] - 1
