@@ -77,6 +77,12 @@ class FinetuneSpec:
     label_smoothing_factor: float = _ranged(
         0.0, 0.0, 0.9, "fraction", "Share of the target that is spread over the allowed tokens; needs loss_over allowed."
     )
+    ema_decay: float = _ranged(
+        0.0, 0.0, 0.99999, "per step", "Publish the moving average of the weights, so much of it kept each step; 0 = the weights."
+    )
+    average_last_epochs: int = _ranged(
+        1, 1, 1000, "epochs", "Publish the mean of the weights at the ends of so many last epochs (arXiv 1803.05407)."
+    )
     max_samples: int | None = _ranged(None, 1, 10_000_000, "rows", "Use only the first rows of the file.")
     save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
     gradient_checkpointing: bool = _switch(False, "Keep only each layer's input for the backward pass: less memory, more time.")
@@ -190,6 +196,13 @@ def _check_together(spec: FinetuneSpec, prefix: str) -> None:
         raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{prefix}eval_strategy")
     if spec.label_smoothing_factor and spec.loss_over != "allowed":
         raise InvalidSpec("label_smoothing_factor needs 'loss_over' 'allowed'.", param=f"{prefix}label_smoothing_factor")
+    if spec.average_last_epochs > 1 and spec.ema_decay:
+        raise InvalidSpec("Give ema_decay or average_last_epochs, not both.", param=f"{prefix}average_last_epochs")
+    if spec.average_last_epochs > 1 and spec.early_stopping_patience:
+        raise InvalidSpec(
+            "Which epochs are the last is not known while early_stopping_patience may end the run: use ema_decay.",
+            param=f"{prefix}average_last_epochs",
+        )
 
 
 def _without_openai_names(given: dict[str, object], spec: FinetuneSpec, prefix: str) -> dict[str, object]:
