@@ -16,7 +16,7 @@ from app.answers.backend import AnswererUnavailable, Overloaded
 from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.errors import AppError
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import Ask, EngineAnswer
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
@@ -92,6 +92,7 @@ class EngineRoom:
         alternatives: int,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
         deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
         """Answers questions beside those of other callers; cancelling it takes them out again.
@@ -116,7 +117,7 @@ class EngineRoom:
         self._pending += len(questions)
         try:
             deadline = None if deadline_s is None else time.monotonic() + deadline_s
-            asks = [Ask(question, checksum, alternatives, mode, precision) for question in questions]
+            asks = [Ask(question, checksum, alternatives, mode, precision, decide_by) for question in questions]
             return await self._answer(asks, checksum, deadline)
         finally:
             self._pending -= len(questions)
