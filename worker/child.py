@@ -146,6 +146,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         held_out=held_out if is_scored_by_epoch else None,
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
+        grammar=grammar,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
