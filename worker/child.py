@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from app.durable import seal_folder
+from app.durable import is_disk_full, seal_folder
 from app.errors import AppError
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.best_epoch import find_best
@@ -45,6 +45,7 @@ from worker.evaluation_child import evaluate
 from worker.export_child import export
 from worker.line import Line, SilentLine
 from worker.messages import (
+    DISK_FULL_EXIT,
     MESSAGE_FD_VARIABLE,
     Advanced,
     CheckpointWritten,
@@ -300,10 +301,10 @@ def main(arguments: list[str]) -> int:
         line.say(_WORK[assignment.kind](assignment, folder, line))
     except AppError as error:
         line.say(Refused(error.code, error.message, error.param))
-    except Exception:
+    except Exception as error:
         # Not the user's doing: the log has the story, the supervisor sees the exit code and tries again.
         traceback.print_exc()
-        return 1
+        return DISK_FULL_EXIT if is_disk_full(error) else 1
     return 0
 
 

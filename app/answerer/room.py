@@ -16,6 +16,7 @@ from app.answers.backend import AnswererUnavailable, Overloaded
 from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.errors import AppError
+from app.fault_points import reach
 from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import Ask, EngineAnswer
@@ -166,6 +167,7 @@ class EngineRoom:
                     "answerer share DIANDA_DATA_DIR.",
                     param="model",
                 ) from error
+            reach("before_adapter_loaded")
             engine.load(checksum, folder)
         _log.info("adapter_loaded", checksum=checksum)
 
