@@ -56,7 +56,7 @@ def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
     """Answers the rows that earlier attempts left, and returns the metrics of all rows."""
     examples = some_rows(read_stored(assignment.dataset), "file")[: assignment.max_rows]
     base = load_base(assignment, precision="auto")
-    examined = _examined(assignment, folder, base, examples)
+    examined = examine(assignment, folder, base, examples)
     rows = _rows_of_before(assignment)
     done = {row.row for row in rows}
     left = [example for example in examples if example.row not in done]
@@ -153,7 +153,8 @@ def _result_of(answer: EngineAnswer) -> AnswerResult:
     )
 
 
-def _examined(assignment: Assignment, folder: Path, base: LoadedModel, examples: Sequence[Example]) -> Examined:
+def examine(assignment: Assignment, folder: Path, base: LoadedModel, examples: Sequence[Example]) -> Examined:
+    """Brings the model that an assignment names into memory, on a loaded base model."""
     engine = AnswerEngine(base, most_adapters=1)
     if assignment.adapter_folder is None:
         codes = frozenset(code for example in examples for code in example.codes)
