@@ -23,14 +23,14 @@ from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
-from app.ml.engine.device import device_facts
+from app.ml.engine.device import device_facts, memory_limit_bytes
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.ranks import join_ranks
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
-from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
+from app.ml.estimates import check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
@@ -125,9 +125,9 @@ def finetune_rows(
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
-    if assignment.memory_limit_gib is not None:
+    if (limit := memory_limit_bytes(base.device)) is not None:
         longest = max(len(row.prompt) + len(row.answer) for row in rows)
-        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
+        check_smallest_run(shapes, spec, limit, row_tokens=longest)
     vocabulary = vocabulary_of(examples, assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
     card = AdapterCard(
