@@ -20,7 +20,10 @@ from tests.fixtures.queue import RecordingDoorbell, insert_job
 from tests.fixtures.tiny import TINY, write_tiny_model
 from worker.serving_pause import ServingPause
 
-WAIT_S = 60
+pytestmark = pytest.mark.timeout(400)
+
+# A busy machine loads even a tiny model slowly.
+WAIT_S = 180
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Pair:
         deadline = time.monotonic() + WAIT_S
         while self.ask().status_code != 200:
             assert time.monotonic() < deadline, self.ask().text
-            time.sleep(0.05)
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
