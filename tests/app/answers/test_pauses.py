@@ -102,8 +102,8 @@ def test_a_paused_product_is_ready_and_says_that_it_pauses(pair: Pair) -> None:
 
 
 def test_a_pause_outlives_its_lease_while_its_holder_lives(pair: Pair) -> None:
-    with pair.pause(lease_s=2):
-        time.sleep(2.5)
+    with pair.pause(lease_s=4):
+        time.sleep(4.5)
         assert pair.ask().status_code == 503
 
 
