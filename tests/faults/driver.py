@@ -123,7 +123,7 @@ class Driver:
         return name, choices[name]
 
     def _post_job(self, recipe: str, key: str) -> None:
-        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 3e-3, "n_epochs": 250, "save_steps": 60}
+        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 3e-3, "n_epochs": 150, "save_steps": 40}
         body = {
             "model": TINY,
             "training_file": self.files[recipe],

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from tests.fixtures.db import PostgresFolder
 from tests.fixtures.tiny import TINY, write_tiny_model
 
 WORKERS = ("worker-1", "worker-2")
-_FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+_FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketimeMT.so.1")
 # As a container's: long enough not to spin, short enough to be no part of a recovery.
 _RESTART_PAUSE_S = 0.5
 _DISK_BYTES = 192 << 20
