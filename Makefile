@@ -29,7 +29,7 @@ test-browser: install ## Checks the web pages in a real browser (Debian: install
 	@BIN="$(BIN)" sh scripts/test_browser.sh
 
 faults: install ## Breaks the running product KILLS times (30) at random moments (SEED=n) and checks what must hold; one JSON line
-	@BIN="$(BIN)" sh scripts/faults.sh
+	@$(BIN)/python -m tests.faults
 
 lint: install ## Style, types and import contracts only
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ from tests.faults.house import open_house
 
 def main() -> int:
     """Runs the suite and prints its figures."""
+    # Whoever ends it, Ctrl-C or not: the house is closed and its disk taken away.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     kills = int(os.environ.get("KILLS", "30"))
     seed = int(os.environ.get("SEED", str(random.SystemRandom().randrange(1 << 31))))
     print(f"seed {seed}", file=sys.stderr, flush=True)
