@@ -6,12 +6,13 @@ needs: the head is never computed for a prompt.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from app.ml.codes import SEPARATOR, answer_tokens
 from app.ml.engine.choices import ChoiceTable
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.errors import NothingToTrain
 from app.ml.formats.example import Example
 from app.ml.prompting import PromptRenderer
@@ -26,6 +27,8 @@ class TokenRow:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    example: int = field(default=-1, compare=False)
+    """Place in the file of the example that it was made of; -1: of none"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Batch:
     label_count: int
     allowed: torch.Tensor | None = None
     """[label_count, C] bool: what competes at each trained position; `labels` are then columns. None: everything"""
+    soft: torch.Tensor | None = None
+    """[label_count, C] fp32: what teachers would choose there; None: nobody was asked"""
 
 
 def tokenize_examples(
@@ -57,7 +62,7 @@ def tokenize_examples(
     """
     separator = tokenizer.encode(SEPARATOR)
     rows: list[TokenRow] = []
-    for example in examples:
+    for place, example in enumerate(examples):
         answer = answer_tokens([tokenizer.encode(code) for code in example.codes], separator, tokenizer.eos_id)
         prompt = renderer.encode(example.question, tokenizer)
         room = cutoff_len - len(answer)
@@ -66,7 +71,7 @@ def tokenize_examples(
         if len(prompt) > room:
             bos = prompt[:1] if tokenizer.bos_id is not None else []
             prompt = bos + prompt[len(prompt) - room + len(bos) :]
-        rows.append(TokenRow(tuple(prompt), tuple(answer)))
+        rows.append(TokenRow(tuple(prompt), tuple(answer), place))
     if not rows:
         raise NothingToTrain(
             f"No row fits into cutoff_len = {cutoff_len} tokens. Raise cutoff_len or shorten the answers.", param="cutoff_len"
@@ -101,8 +106,18 @@ def trained_count(row: TokenRow, choices: ChoiceTable | None = None) -> int:
     return len(row.answer) if choices is None else len(choices.of(row.answer).places)
 
 
-def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device, choices: ChoiceTable | None = None) -> Batch:
-    """Builds the tensors of one micro-batch on the device; with `choices` nothing else is trained."""
+def collate(
+    rows: Sequence[TokenRow],
+    *,
+    pad_id: int,
+    device: torch.device,
+    choices: ChoiceTable | None = None,
+    soft: SoftTargets | None = None,
+) -> Batch:
+    """Builds the tensors of one micro-batch on the device; with `choices` nothing else is trained.
+
+    `soft`: over the same choices.
+    """
     prompt_width = max(len(row.prompt) for row in rows)
     answer_width = max(len(row.answer) for row in rows)
     ids, mask, labels = [], [], []
@@ -128,4 +143,5 @@ def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device, choi
         labels=torch.tensor(labels, device=device),
         label_count=sum(trained_count(row, choices) for row in rows),
         allowed=None if choices is None else choices.allowed(menus).to(device),
+        soft=None if soft is None else soft.of((row.example, row.answer) for row in rows).to(device),
     )
