@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from app.durable import seal_folder
+from app.durable import is_disk_full, seal_folder
 from app.errors import AppError
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.best_epoch import find_best
@@ -32,19 +32,19 @@ from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
-from app.ml.formats.reading import read_examples
 from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
 from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import index_questions, load_base, some_rows, vocabulary_of
+from worker.child_inputs import index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
 from worker.line import Line, SilentLine
 from worker.messages import (
+    DISK_FULL_EXIT,
     MESSAGE_FD_VARIABLE,
     Advanced,
     CheckpointWritten,
@@ -105,11 +105,20 @@ class LineHooks:
 
 
 def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
-    """Trains, scores the held-out rows, and leaves the adapter and the loss curve in the output folder."""
+    """Reads the rows, trains, and leaves the adapter and the loss curve in the output folder."""
+    examples = some_rows(read_stored(assignment.dataset), "training_file")
+    held_out = None if assignment.validation is None else some_rows(read_stored(assignment.validation), "validation_file")
+    return finetune_rows(assignment, examples, held_out, folder, line)
+
+
+def finetune_rows(
+    assignment: Assignment, examples: list[Example], held_out_examples: list[Example] | None, folder: Path, line: Line
+) -> Message:
+    """Trains on rows, scores the held-out ones, and leaves the adapter and the loss curve in the output folder."""
     spec = spec_from_mapping(assignment.spec)
     # Checked when the job was posted too; since then the base model may have been imported anew.
     shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
-    examples = some_rows(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
+    examples = examples[: spec.max_samples]
     base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
     renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
@@ -134,7 +143,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         versions=_versions(),
     )
     index = index_questions(examples, card)
-    held_out = _held_out(assignment, AdapterInTraining(card, index, folder), base, grammar, line)
+    held_out = _held_out(held_out_examples, AdapterInTraining(card, index, folder), base, grammar, line)
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
     plan = TrainPlan(
         spec,
@@ -145,6 +154,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         held_out=held_out if is_scored_by_epoch else None,
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
+        grammar=grammar,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
@@ -178,7 +188,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     save_adapter(result.network, unsealed)
     write_card(unsealed, card)
     index.save(unsealed)
-    confidence = _observed(assignment, base, result, unsealed, examples, renderer, line)
+    confidence = _observed(held_out_examples, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()
     metrics |= confidence.to_metrics()
@@ -206,11 +216,10 @@ def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGram
 
 
 def _held_out(
-    assignment: Assignment, adapter: AdapterInTraining, base: LoadedModel, grammar: AnswerGrammar, line: Line
+    examples: list[Example] | None, adapter: AdapterInTraining, base: LoadedModel, grammar: AnswerGrammar, line: Line
 ) -> HeldOut | None:
-    if assignment.validation is None:
+    if examples is None:
         return None
-    examples = some_rows(read_examples(Path(assignment.validation)), "validation_file")
     renderer, cutoff_len = adapter.card.renderer, adapter.card.spec.cutoff_len
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=cutoff_len, adapter=adapter)
     if left_out:
@@ -227,7 +236,7 @@ def _final_scores(base: LoadedModel, result: TrainResult, held_out: HeldOut, lin
 
 
 def _observed(
-    assignment: Assignment,
+    held_out: list[Example] | None,
     base: LoadedModel,
     result: TrainResult,
     unsealed: Path,
@@ -236,7 +245,7 @@ def _observed(
     line: Line,
 ) -> Confidence | None:
     """Returns what the held-out rows say of the adapter's confidence; None where a wish came between."""
-    if assignment.validation is None:
+    if held_out is None:
         return Confidence()
     # Answered as the answerer will: the saved adapter, on the bare base model.
     base.network = result.network.unload()
@@ -244,7 +253,7 @@ def _observed(
         AnswerEngine(base, most_adapters=1),
         unsealed,
         examples=examples,
-        held_out=read_examples(Path(assignment.validation)),
+        held_out=held_out,
         renderer=renderer,
         budget_s=_OBSERVING_SHARE * result.state.seconds + _OBSERVING_S,
         line=line,
@@ -299,10 +308,10 @@ def main(arguments: list[str]) -> int:
         line.say(_WORK[assignment.kind](assignment, folder, line))
     except AppError as error:
         line.say(Refused(error.code, error.message, error.param))
-    except Exception:
+    except Exception as error:
         # Not the user's doing: the log has the story, the supervisor sees the exit code and tries again.
         traceback.print_exc()
-        return 1
+        return DISK_FULL_EXIT if is_disk_full(error) else 1
     return 0
 
 

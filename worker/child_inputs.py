@@ -27,6 +27,18 @@ def load_base(assignment: Assignment, *, precision: Precision) -> LoadedModel:
     return load_base_model(folder, device=device, dtype=choose_dtype(device, precision))
 
 
+def read_stored(path: str) -> list[Example]:
+    """Reads rows that were validated at upload.
+
+    Raises:
+        DatasetFormatError: the stored file is damaged.
+    """
+    # The readers of every format and their parsers: not where rows are brought along, as benchmarks do.
+    from app.ml.formats.reading import read_examples  # noqa: PLC0415
+
+    return read_examples(Path(path))
+
+
 def some_rows(examples: list[Example], param: str) -> list[Example]:
     """Returns the rows of a file.
 

@@ -1,0 +1,53 @@
+"""Named overrides of the job spec. Each is what a user would post as `hyperparameters`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.ml.spec import FinetuneSpec, resolve_spec
+
+Overrides = Mapping[str, Any]
+
+# Plain LoRA on all linear layers, as the first look at the H100 had it.
+LORA: Overrides = {
+    "preset": "quick",
+    "num_train_epochs": 8.0,
+    "per_device_train_batch_size": 64,
+    "warmup_ratio": 0.05,
+    "eval_strategy": "no",
+}
+VARIANTS: Mapping[str, Overrides] = {
+    "recipe": {"preset": "recipe", "eval_strategy": "no"},
+    "lora": LORA,
+}
+
+
+def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -> dict[str, dict[str, Any]]:
+    """Returns the named variants; a JSON file of `{"name": {…}}` adds to those here, and without names is taken whole.
+
+    A variant of the file may say `"from": "lora"`. `changes` override all of them.
+
+    Raises:
+        InvalidSpec: an override is none of the job spec's.
+        SystemExit: there is no such variant.
+    """
+    added: dict[str, dict[str, Any]] = {} if file is None else json.loads(file.read_text())
+    known: dict[str, dict[str, Any]] = {name: dict(overrides) for name, overrides in VARIANTS.items()}
+    for name, overrides in added.items():
+        parent = overrides.get("from")
+        if parent is not None and parent not in known:
+            raise SystemExit(f"Variant {name!r} is from {parent!r}, which is none listed before it: {sorted(known)}.")
+        known[name] = {**({} if parent is None else known[parent]), **{key: v for key, v in overrides.items() if key != "from"}}
+    wanted = list(names) or list(added)
+    if missing := [name for name in wanted if name not in known]:
+        raise SystemExit(f"There is no variant {missing}. Known: {sorted(known)}.")
+    chosen = {name: {**known[name], **changes} for name in wanted}
+    for overrides in chosen.values():
+        spec_of(overrides)
+    return chosen
+
+
+def spec_of(overrides: Overrides) -> FinetuneSpec:
+    """Resolves a variant as the product resolves a request."""
+    return resolve_spec(overrides)
