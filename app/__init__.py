@@ -22,6 +22,7 @@ below it and none above:
     http
     db | blobs | ml
     errors | durable
+    fault_points
 
 A domain room holds `endpoints > service > repository > models | schemas`. torch is imported only under
 `app.ml.engine`. `pyproject.toml` states these rules for import-linter; `tests/architecture` checks them at run time.

@@ -4,11 +4,14 @@ Write aside on the same file system, fsync the data, rename, fsync the folder. A
 size and SHA-256 of each file; a reader accepts only a folder whose manifest verifies.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
+
+from app.fault_points import reach
 
 MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -16,6 +19,11 @@ _CHUNK_BYTES = 1 << 20
 
 class BrokenFolder(Exception):
     """A folder whose manifest is missing or does not match its files."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Says whether an error came of a full disk; safetensors' own names it in its text alone."""
+    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or f"os error {errno.ENOSPC}" in str(error)
 
 
 def sha256_of_file(path: Path) -> str:
@@ -90,6 +98,7 @@ def publish_folder(aside: Path, target: Path) -> None:
     Both must be on one file system.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    reach("before_rename")
     try:
         aside.rename(target)
     except OSError:
@@ -98,6 +107,7 @@ def publish_folder(aside: Path, target: Path) -> None:
         shutil.rmtree(aside)
         return
     fsync_path(target.parent)
+    reach("after_rename")
 
 
 def _checksum(files: dict[str, dict[str, object]]) -> str:

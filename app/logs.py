@@ -6,6 +6,8 @@ from typing import Literal
 
 import structlog
 
+from app import fault_points
+
 
 def configure_logs(shape: Literal["json", "console"], *, process: str) -> None:
     """Sets up structlog for this process, and the libraries' loggers at warning level."""
@@ -30,3 +32,10 @@ def configure_logs(shape: Literal["json", "console"], *, process: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
+    if fault_points.armed is not None:
+        structlog.get_logger().warning(
+            "fault_point_armed",
+            point=fault_points.armed.point,
+            fault=fault_points.armed.fault,
+            remedy=f"This process is made to fail. Unset {fault_points.VARIABLE}.",
+        )

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from app.durable import seal_folder
+from app.durable import is_disk_full, seal_folder
 from app.errors import AppError
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.best_epoch import find_best
@@ -44,6 +44,7 @@ from worker.evaluation_child import evaluate
 from worker.export_child import export
 from worker.line import Line, SilentLine
 from worker.messages import (
+    DISK_FULL_EXIT,
     MESSAGE_FD_VARIABLE,
     Advanced,
     CheckpointWritten,
@@ -153,6 +154,7 @@ def finetune_rows(
         held_out=held_out if is_scored_by_epoch else None,
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
+        grammar=grammar,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
@@ -306,10 +308,10 @@ def main(arguments: list[str]) -> int:
         line.say(_WORK[assignment.kind](assignment, folder, line))
     except AppError as error:
         line.say(Refused(error.code, error.message, error.param))
-    except Exception:
+    except Exception as error:
         # Not the user's doing: the log has the story, the supervisor sees the exit code and tries again.
         traceback.print_exc()
-        return 1
+        return DISK_FULL_EXIT if is_disk_full(error) else 1
     return 0
 
 

@@ -10,6 +10,7 @@ from app.datasets import repository as datasets
 from app.datasets import service as dataset_service
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.durable import BrokenFolder, verify_folder
+from app.fault_points import reach
 from app.jobs import events, repository
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
@@ -21,6 +22,10 @@ from worker.messages import CheckpointWritten, Finished, Message
 from worker.recipe import note_message, read_job, run_attempt, work_folder
 
 _log = structlog.get_logger()
+
+
+class _Fenced(Exception):
+    """Another claim has come: nothing of this one is published."""
 
 
 def run_finetune(context: WorkerContext, lease: Lease) -> None:
@@ -106,6 +111,7 @@ def _keep_checkpoint(context: WorkerContext, lease: Lease, written: CheckpointWr
         left = {checkpoint.blob_key for checkpoint in repository.checkpoints_newest_first(session, lease.job_id)}
         for gone in before - left:
             after_commit(session, lambda gone=gone: context.blobs.delete(gone))  # type: ignore[misc]
+        reach("before_commit_of_checkpoint")
 
 
 def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finished) -> None:
@@ -113,7 +119,6 @@ def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finis
     checksum = str(finished.result["checksum"])
     context.blobs.put_folder(adapter_key(checksum), output / "adapter")
     stored: list[str] = []
-    published = False
     try:
         with unit_of_work(context.engine) as session:
             results = {}
@@ -135,9 +140,11 @@ def _publish(context: WorkerContext, lease: Lease, output: Path, finished: Finis
                 result_file_ids=results,
             )
             if adapter is None:
-                session.rollback()
-            published = adapter is not None
-    finally:
-        if not published:
-            for key in stored:
-                dataset_service.forget(context.blobs, key)
+                raise _Fenced
+            reach("before_commit_of_end")
+    except _Fenced as error:
+        dataset_service.forget_uncommitted(context.blobs, stored, error)
+    except BaseException as error:
+        dataset_service.forget_uncommitted(context.blobs, stored, error)
+        raise
+    reach("after_commit_of_end")

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.unit_of_work import unit_of_work
+from app.fault_points import reach
 from app.jobs.leases import Lease, renew
 from app.jobs.states import JobWish
 
@@ -46,6 +47,7 @@ class Heartbeat:
         pause_s = min(self._lease_s / 4, _LONGEST_PAUSE_S)
         renewed = time.monotonic()
         while not self._ended.wait(pause_s):
+            reach("before_renewal")
             asked = time.monotonic()
             try:
                 with unit_of_work(self._engine) as session:

@@ -5,11 +5,16 @@ library's print can break it): one message a line.
 """
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
 MESSAGE_FD_VARIABLE = "DIANDA_MESSAGE_FD"
+
+
+DISK_FULL_EXIT = os.EX_IOERR
+DISK_FULL = "the disk is full. Make room where DIANDA_DATA_DIR lies."
 
 
 class ChildWish(StrEnum):

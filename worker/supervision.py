@@ -14,7 +14,7 @@ from pathlib import Path
 
 from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from worker.assignment import Assignment, write_assignment
-from worker.messages import MESSAGE_FD_VARIABLE, ChildWish, Finished, Message, Refused, Stopped, decode
+from worker.messages import DISK_FULL, DISK_FULL_EXIT, MESSAGE_FD_VARIABLE, ChildWish, Finished, Message, Refused, Stopped, decode
 
 _TICK_S = 0.25
 _CANCEL_GRACE_S = 5.0
@@ -42,6 +42,8 @@ class Ending:
         """Says how a child died that had no last word."""
         if self.exit_code < 0:
             return f"the training process was ended by signal {signal.Signals(-self.exit_code).name}."
+        if self.exit_code == DISK_FULL_EXIT:
+            return DISK_FULL
         return f"the training process ended with exit code {self.exit_code}; the worker's log says why."
 
 

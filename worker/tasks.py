@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from app.db.unit_of_work import read_only, unit_of_work
+from app.durable import is_disk_full
 from app.errors import AppError
 from app.experiments.service import advance_after_job
+from app.fault_points import reach
 from app.jobs import repository
 from app.jobs.leases import Lease, claim_next, interrupt
 from app.jobs.queue import SilentDoorbell
@@ -16,6 +18,7 @@ from worker.context import WorkerContext
 from worker.evaluation import run_evaluation
 from worker.export import run_export
 from worker.finetune import run_finetune
+from worker.messages import DISK_FULL
 
 _log = structlog.get_logger()
 _RECIPES: Mapping[str, Callable[[WorkerContext, Lease], None]] = {
@@ -33,6 +36,7 @@ def look(context: WorkerContext) -> int:
             lease = claim_next(session, owner=context.owner, lease_s=context.lease_s)
         if lease is None:
             break
+        reach("after_claim")
         run(context, lease)
         ran += 1
     return ran
@@ -55,9 +59,15 @@ def run(context: WorkerContext, lease: Lease) -> None:
         except Exception as error:
             _log.exception("recipe_failed")
             with unit_of_work(context.engine) as session:
-                interrupt(session, lease, reason=f"the worker met {type(error).__name__}; its log says more.")
+                interrupt(session, lease, reason=_reason(error))
         _advance_experiment(context, lease.job_id)
         _log.info("job_left")
+
+
+def _reason(error: Exception) -> str:
+    if is_disk_full(error):
+        return DISK_FULL
+    return f"the worker met {type(error).__name__}; its log says more."
 
 
 def _advance_experiment(context: WorkerContext, job_id: str) -> None:

@@ -64,9 +64,9 @@ def store_reviewed(body: CreateFromAnswers, *, engine: Engine, blobs: BlobStore,
                 dataset = datasets.create(session, blobs, path, filename=body.filename, purpose=purpose, report=report, rows=rows)
                 dataset.parent_id = None if parent is None else parent.id
                 dataset.provenance = provenance
-        except BaseException:
+        except BaseException as error:
             if dataset is not None:
-                datasets.forget(blobs, dataset.blob_key)
+                datasets.forget_uncommitted(blobs, [dataset.blob_key], error)
             raise
     return dataset
 

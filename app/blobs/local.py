@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app.durable import fsync_path, publish_folder
+from app.fault_points import reach
 
 
 class LocalBlobStore:
@@ -23,18 +24,29 @@ class LocalBlobStore:
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
-        shutil.move(source, aside)
-        fsync_path(aside)
-        aside.rename(target)
+        try:
+            shutil.move(source, aside)
+            fsync_path(aside)
+            reach("before_rename")
+            aside.rename(target)
+        except BaseException:
+            # A full disk must not be filled by what was tried.
+            aside.unlink(missing_ok=True)
+            raise
         fsync_path(target.parent)
+        reach("after_rename")
 
     def put_folder(self, key: str, source: Path) -> None:
         """Moves a sealed folder in; does nothing if the key is there."""
         target = self._path(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex}")
-        shutil.move(source, aside)
-        publish_folder(aside, target)
+        try:
+            shutil.move(source, aside)
+            publish_folder(aside, target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
     def open(self, key: str) -> BinaryIO:
         """Opens a file for reading."""

@@ -12,6 +12,7 @@ from app.blobs.keys import rows_key
 from app.blobs.store import BlobStore
 from app.datasets import repository
 from app.datasets.models import Dataset
+from app.db.outage import may_have_committed
 from app.durable import sha256_of_file
 from app.errors import Conflict, InvalidInput, NotFound
 from app.ids import new_id
@@ -79,7 +80,7 @@ def create(
     """Moves a file, and its canonical rows where it is a dataset, into the blob store and stores its row.
 
     Raises whatever the store or the database raises, and then leaves no blob; after it returned, the caller removes the
-    blobs (`forget`) if the transaction fails.
+    blobs (`forget_uncommitted`) if the transaction fails.
     """
     file_id = new_id("file")
     dataset = Dataset(
@@ -105,6 +106,13 @@ def forget(blobs: BlobStore, blob_key: str) -> None:
     """Removes the bytes of a file that no row names."""
     blobs.delete(rows_key(blob_key))
     blobs.delete(blob_key)
+
+
+def forget_uncommitted(blobs: BlobStore, blob_keys: Iterable[str], error: BaseException) -> None:
+    """Removes the bytes of files whose transaction ended with `error`, unless their rows may be there all the same."""
+    if not may_have_committed(error):
+        for blob_key in blob_keys:
+            forget(blobs, blob_key)
 
 
 def fetch_rows(blobs: BlobStore, dataset: Dataset, scratch: Path) -> Path:

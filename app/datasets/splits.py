@@ -83,9 +83,8 @@ def split_file(
             # Held until the commit, so that no part outlives a parent that went meanwhile unnoticed.
             parent = get_splittable(session, file_id, for_update=True)
             files = store(session, blobs, parent, cuts, seed=seed, stored_keys=stored_keys)
-    except BaseException:
-        for key in stored_keys:
-            service.forget(blobs, key)
+    except BaseException as error:
+        service.forget_uncommitted(blobs, stored_keys, error)
         raise
     return cuts, files
 

@@ -63,9 +63,9 @@ def store_upload(
         try:
             with unit_of_work(engine) as session:
                 dataset = service.create(session, blobs, path, filename=filename, purpose=purpose, report=report, rows=rows)
-        except BaseException:
+        except BaseException as error:
             if dataset is not None:
-                service.forget(blobs, dataset.blob_key)
+                service.forget_uncommitted(blobs, [dataset.blob_key], error)
             raise
     return dataset
 

@@ -52,8 +52,7 @@ def start_experiment(
                     stored_keys=stored_keys,
                 )
                 arms = repository.arms_of(session, [experiment.id])[experiment.id]
-        except BaseException:
-            for key in stored_keys:
-                dataset_service.forget(blobs, key)
+        except BaseException as error:
+            dataset_service.forget_uncommitted(blobs, stored_keys, error)
             raise
     return ExperimentObject.of(experiment, arms)

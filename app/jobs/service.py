@@ -18,6 +18,7 @@ from app.datasets.models import Dataset
 from app.db.clock import db_now
 from app.db.unit_of_work import after_commit
 from app.errors import AppError, Conflict, InvalidInput, Kind
+from app.fault_points import reach
 from app.ids import new_id
 from app.jobs import events, repository
 from app.jobs.feasibility import check_memory_limit, check_rows_fit
@@ -232,10 +233,14 @@ def resume(session: Session, job_id: str, *, bell: Doorbell) -> Job:
 def record_checkpoint(
     session: Session, lease: Lease, *, step: int, blob_key: str, checksum: str, metrics: Mapping[str, Any]
 ) -> bool:
-    """Stores a checkpoint that is complete in the blob store; the count of attempts starts anew. False if fenced."""
-    if not repository.update_fenced(session, lease.job_id, lease.fence, {"attempts": 0}):
-        return False
+    """Stores a checkpoint that is complete in the blob store; a later step than any before starts the count of attempts anew.
+
+    False if fenced. A step that was reached before is no progress: attempts that come so far and no further have an end.
+    """
     known = {checkpoint.step: checkpoint for checkpoint in repository.checkpoints_newest_first(session, lease.job_id)}
+    attempts = 0 if step > max(known, default=0) else Job.attempts
+    if not repository.update_fenced(session, lease.job_id, lease.fence, {"attempts": attempts}):
+        return False
     if step in known:
         session.delete(known[step])
         session.flush()
@@ -322,6 +327,7 @@ def _queue(session: Session, job: Job, *, bell: Doorbell, max_unfinished: int) -
     session.flush()
     events.append(session, job.id, "Created and queued.", data={"status": JobStatus.QUEUED.value})
     job_id = job.id
+    after_commit(session, lambda: reach("before_bell"))
     after_commit(session, lambda: bell.ring(job_id))
     return repository.get(session, job_id)
 

@@ -15,6 +15,9 @@ from typing import Literal, NamedTuple
 AnswerMode = Literal["closed", "open_values", "free"]
 """`closed`: codes of the vocabulary alone. `open_values`: also plain values made of the vocabulary's values' tokens.
 `free`: whatever the model writes. What is not in the vocabulary is marked."""
+DecideBy = Literal["answer", "set", "expected_f1"]
+"""What the best of several complete answers is: the likeliest; the set of codes that is likeliest over all its orders; or
+the one that shares most with all of them."""
 
 SEPARATOR = "|"
 VALUE_CATEGORY = "value"

@@ -18,6 +18,7 @@ Template = Literal["plain", "default"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
 EvalStrategy = Literal["no", "epoch"]
+LossOver = Literal["vocabulary", "allowed"]
 CodeOrder = Literal["given", "canonical", "shuffled"]
 BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
@@ -64,11 +65,28 @@ class FinetuneSpec:
     learning_rate: float = _ranged(4e-4, 1e-8, 1.0, "per step", "Peak learning rate of AdamW.")
     lr_scheduler_type: Scheduler = _choice("cosine", ("cosine", "linear", "constant"), "Schedule after warm-up.")
     warmup_ratio: float = _ranged(0.0, 0.0, 1.0, "fraction of steps", "Share of steps of linear warm-up.")
+    min_lr_rate: float = _ranged(0.0, 0.0, 1.0, "fraction of the peak", "Where cosine and linear end, instead of at 0.")
     num_train_epochs: float = _ranged(3.0, 0.01, 1000.0, "epochs", "Passes over the training rows.")
     per_device_train_batch_size: int = _ranged(8, 1, 4096, "rows", "Rows of one micro-batch.")
     gradient_accumulation_steps: int = _ranged(8, 1, 4096, "micro-batches", "Micro-batches of one optimiser step.")
     weight_decay: float = _ranged(0.0, 0.0, 1.0, "per step", "Decoupled weight decay of AdamW.")
     max_grad_norm: float = _ranged(1.0, 0.0, 1000.0, "L2 norm", "Gradient clipping; 0 switches it off.")
+    # What the loss is made of, and which weights are published.
+    loss_over: LossOver = _choice(
+        "vocabulary",
+        ("vocabulary", "allowed"),
+        "What an answer's token competes with: every token, or those that a closed answer allows there; forced ones drop out.",
+    )
+    focal_gamma: float = _ranged(0.0, 0.0, 10.0, "exponent", "Weigh a token's loss by (1 - p)^gamma (arXiv 1708.02002).")
+    label_smoothing_factor: float = _ranged(
+        0.0, 0.0, 0.9, "fraction", "Share of the target that is spread over the allowed tokens; needs loss_over allowed."
+    )
+    ema_decay: float = _ranged(
+        0.0, 0.0, 0.99999, "per step", "Publish the moving average of the weights, so much of it kept each step; 0 = the weights."
+    )
+    average_last_epochs: int = _ranged(
+        1, 1, 1000, "epochs", "Publish the mean of the weights at the ends of so many last epochs (arXiv 1803.05407)."
+    )
     max_samples: int | None = _ranged(None, 1, 10_000_000, "rows", "Use only the first rows of the file.")
     save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
     gradient_checkpointing: bool = _switch(False, "Keep only each layer's input for the backward pass: less memory, more time.")
@@ -191,8 +209,7 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
             )
         values[name] = _checked(known[name], value, param_prefix + name)
     spec = replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
-    if spec.eval_strategy == "no" and spec.needs_evaluation is not None:
-        raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{param_prefix}eval_strategy")
+    _check_together(spec, param_prefix)
     return spec
 
 
@@ -200,6 +217,20 @@ def spec_from_mapping(mapping: Mapping[str, object]) -> FinetuneSpec:
     """Reads what `to_mapping` wrote; the fields of an older version keep today's defaults."""
     values = {name: value for name, value in mapping.items() if name != "version"}
     return resolve_spec(values)
+
+
+def _check_together(spec: FinetuneSpec, prefix: str) -> None:
+    if spec.eval_strategy == "no" and spec.needs_evaluation is not None:
+        raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{prefix}eval_strategy")
+    if spec.label_smoothing_factor and spec.loss_over != "allowed":
+        raise InvalidSpec("label_smoothing_factor needs 'loss_over' 'allowed'.", param=f"{prefix}label_smoothing_factor")
+    if spec.average_last_epochs > 1 and spec.ema_decay:
+        raise InvalidSpec("Give ema_decay or average_last_epochs, not both.", param=f"{prefix}average_last_epochs")
+    if spec.average_last_epochs > 1 and spec.early_stopping_patience:
+        raise InvalidSpec(
+            "Which epochs are the last is not known while early_stopping_patience may end the run: use ema_decay.",
+            param=f"{prefix}average_last_epochs",
+        )
 
 
 def _without_openai_names(given: dict[str, object], spec: FinetuneSpec, prefix: str) -> dict[str, object]:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from app import fault_points
 from app.blobs.keys import adapter_key, checkpoint_key, export_key
 from app.blobs.local import LocalBlobStore
 from app.blobs.store import BlobStore
 from app.durable import seal_folder, verify_folder
+from app.fault_points import ArmedFault
 
 MAKERS: list[Callable[[Path], BlobStore]] = [LocalBlobStore]
 
@@ -108,6 +110,19 @@ def test_a_source_that_does_not_exist_leaves_no_key(store: BlobStore, tmp_path: 
         getattr(store, put)("files/file-1", tmp_path / "nowhere")
 
     assert not store.exists("files/file-1")
+
+
+def test_a_disk_that_fills_up_while_something_is_put_is_not_filled_by_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalBlobStore(tmp_path / "store")
+    monkeypatch.setattr(fault_points, "armed", ArmedFault("before_rename", "enospc"))
+    with pytest.raises(OSError, match="No space"):
+        store.put_file("files/file-1", a_file(tmp_path))
+    with pytest.raises(OSError, match="No space"):
+        store.put_folder("checkpoints/job/1-1", a_folder(tmp_path))
+
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
 
 
 def test_a_key_that_is_not_there_is_an_error_to_read(store: BlobStore, tmp_path: Path) -> None:

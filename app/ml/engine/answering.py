@@ -15,8 +15,9 @@ from typing import Any
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
 from app.ml.calibration import Calibration
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.asks import Ask, EngineAnswer
+from app.ml.engine.deciding import decided
 from app.ml.engine.drafted.engine import DraftedEngine
 from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.questions import Question
@@ -152,6 +153,7 @@ class AnswerEngine:
         alternatives: int = 0,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
     ) -> list[EngineAnswer]:
         """Answers questions with one adapter that `holds`, or with the base model for `checksum` None.
 
@@ -160,7 +162,7 @@ class AnswerEngine:
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
-        return self.answer_mixed([Ask(question, checksum, alternatives, mode, precision) for question in questions])
+        return self.answer_mixed([Ask(question, checksum, alternatives, mode, precision, decide_by) for question in questions])
 
     def answer_mixed(self, asks: Sequence[Ask]) -> list[EngineAnswer]:
         """Answers questions of any adapters that the engine `holds`.
@@ -250,7 +252,7 @@ class AnswerEngine:
         assert ask.checksum is not None
         card = self._card_of(ask.checksum)
         alternatives = tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives]
-        return EngineAnswer(
+        answer = EngineAnswer(
             best=best,
             alternatives=alternatives,
             prompt_tokens=len(question.prompt),
@@ -262,6 +264,7 @@ class AnswerEngine:
             out_of_scope=card.novelty is not None and question.novelty is not None and question.novelty > card.novelty.limit,
             precision_threshold=self._threshold(card, ask.precision),
         )
+        return decided(answer, ask.decide_by)
 
     def _threshold(self, card: AdapterCard, precision: float | None) -> float | None:
         return None if precision is None or card.calibration is None else _threshold_of(card.calibration, precision)
@@ -287,8 +290,8 @@ class AnswerEngine:
             for _, _, future in taken:
                 future.set_exception(error)
             return
-        for (_, _, future), answer in zip(taken, answers, strict=True):
-            future.set_result(answer)
+        for (ask, _, future), answer in zip(taken, answers, strict=True):
+            future.set_result(decided(answer, ask.decide_by))
 
 
 # A threshold walks the curve of the held-out rows: not for every question anew.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from app.ml.codes import SEPARATOR, answer_tokens
+from app.ml.engine.choices import ChoiceTable
 from app.ml.errors import NothingToTrain
 from app.ml.formats.example import Example
 from app.ml.prompting import PromptRenderer
@@ -40,6 +41,8 @@ class Batch:
     labels: torch.Tensor
     """[B, S] int64: what the last S positions predict, -100 where not trained"""
     label_count: int
+    allowed: torch.Tensor | None = None
+    """[label_count, C] bool: what competes at each trained position; `labels` are then columns. None: everything"""
 
 
 def tokenize_examples(
@@ -93,23 +96,36 @@ def micro_batches(rows: Sequence[TokenRow], size: int) -> Iterator[list[TokenRow
         yield by_length[start : start + size]
 
 
-def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device) -> Batch:
-    """Builds the tensors of one micro-batch on the device."""
+def trained_count(row: TokenRow, choices: ChoiceTable | None = None) -> int:
+    """Returns how many of a row's tokens are in the loss: its whole answer, or of that the choices alone."""
+    return len(row.answer) if choices is None else len(choices.of(row.answer).places)
+
+
+def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device, choices: ChoiceTable | None = None) -> Batch:
+    """Builds the tensors of one micro-batch on the device; with `choices` nothing else is trained."""
     prompt_width = max(len(row.prompt) for row in rows)
     answer_width = max(len(row.answer) for row in rows)
     ids, mask, labels = [], [], []
+    menus: list[int] = []
     for row in rows:
         left = prompt_width - len(row.prompt)
         right = answer_width - len(row.answer)
         # The last answer token is only predicted, never read.
         ids.append([pad_id] * left + list(row.prompt) + list(row.answer[:-1]) + [pad_id] * right)
         mask.append([0] * left + [1] * (len(row.prompt) + len(row.answer) - 1) + [0] * right)
-        labels.append(list(row.answer) + [IGNORED] * right)
+        if choices is None:
+            labels.append(list(row.answer) + [IGNORED] * right)
+            continue
+        chosen = choices.of(row.answer)
+        columns = dict(zip(chosen.places, chosen.labels, strict=True))
+        labels.append([columns.get(place, IGNORED) for place in range(answer_width)])
+        menus += chosen.menus
     attention_mask = torch.tensor(mask, device=device)
     return Batch(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=attention_mask,
         position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0),
         labels=torch.tensor(labels, device=device),
-        label_count=sum(len(row.answer) for row in rows),
+        label_count=sum(trained_count(row, choices) for row in rows),
+        allowed=None if choices is None else choices.allowed(menus).to(device),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from app.datasets.models import Dataset
 from tests.fixtures.api import ROWS, Api, alpaca, alpaca_lines, running_api
-from tests.fixtures.db import Databases, failing_commits
+from tests.fixtures.db import Databases, failing_commits, unheard_commits
 from tests.fixtures.queue import insert_file, insert_job, row_count
 
 
@@ -279,6 +279,17 @@ def test_a_row_that_cannot_be_stored_takes_its_bytes_with_it(api: Api) -> None:
 
     assert response.status_code == 500
     assert (kept_files(api), leftovers(api), row_count(api.engine, Dataset)) == ([], [], 0)
+
+
+def test_an_upload_whose_commit_went_unheard_keeps_its_bytes(api: Api) -> None:
+    if api.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite's replies are not lost: there is no network")
+    with unheard_commits(api.engine):
+        response = api.upload()
+
+    assert (response.status_code, row_count(api.engine, Dataset)) == (503, 1)
+    (listed,) = api.client.get("/v1/files").json()["data"]
+    assert api.client.get(f"/v1/files/{listed['id']}/content").status_code == 200
 
 
 def test_the_samples_that_are_shipped_are_accepted(api: Api) -> None:

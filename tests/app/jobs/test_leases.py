@@ -232,6 +232,18 @@ def test_a_new_checkpoint_starts_the_count_of_attempts_anew(engine: Engine) -> N
     assert read_job(engine, lease.job_id).status == "interrupted"
 
 
+def test_a_checkpoint_of_a_step_reached_before_is_no_progress_and_the_attempts_have_an_end(engine: Engine) -> None:
+    lease = must_claim_new(engine)
+    checkpoint(engine, lease, step=4)
+    interrupt(engine, lease)
+    for _ in range(3):
+        lease = must_claim(engine)
+        checkpoint(engine, lease, step=4)
+        interrupt(engine, lease)
+
+    assert read_job(engine, lease.job_id).status == "failed"
+
+
 @pytest.mark.parametrize(("wish", "status"), [("cancel", "cancelled"), ("pause", "paused")])
 def test_a_pending_wish_is_granted_when_the_lease_dies(engine: Engine, wish: str, status: str) -> None:
     job_id = insert_job(engine, status=JobStatus.RUNNING, wish=wish, fence=1, attempts=1, lease_owner="w", lease_until=1.0)

@@ -23,6 +23,7 @@ WHOLE = (
     "save_steps",
     "eval_max_rows",
     "early_stopping_patience",
+    "average_last_epochs",
 )
 
 
@@ -36,6 +37,13 @@ def needs_evaluation(values: dict[str, Any]) -> bool:
     return bool(values["load_best_model_at_end"] or values["early_stopping_patience"])
 
 
+def what_goes_together(values: dict[str, Any]) -> dict[str, Any]:
+    changed: dict[str, Any] = {"eval_strategy": "epoch"} if needs_evaluation(values) else {}
+    changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0}
+    is_other = values["ema_decay"] or values["early_stopping_patience"]
+    return {**changed, "average_last_epochs": 1} if is_other else changed
+
+
 SPECS = st.fixed_dictionaries(
     {
         **{name: a_value(field) for name, field in RANGED.items()},
@@ -43,7 +51,7 @@ SPECS = st.fixed_dictionaries(
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
     }
-).map(lambda values: FinetuneSpec(**values | ({"eval_strategy": "epoch"} if needs_evaluation(values) else {})))
+).map(lambda values: FinetuneSpec(**values | what_goes_together(values)))
 
 
 def refused(**hyperparameters: object) -> InvalidSpec:
@@ -187,6 +195,17 @@ def test_a_choice_is_one_of_its_names(name: str, value: object) -> None:
 def test_what_needs_an_evaluation_is_refused_without_one(needing: dict[str, object]) -> None:
     assert resolve_spec(needing).eval_strategy == "epoch"
     assert refused(eval_strategy="no", **needing).param == "hyperparameters.eval_strategy"
+
+
+def test_label_smoothing_is_refused_where_it_has_no_allowed_tokens_to_spread_over() -> None:
+    assert resolve_spec({"loss_over": "allowed", "label_smoothing_factor": 0.1}).label_smoothing_factor == 0.1
+    assert refused(label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
+
+
+@pytest.mark.parametrize("other", [{"ema_decay": 0.9}, {"early_stopping_patience": 1}])
+def test_a_mean_of_the_last_epochs_is_refused_beside_what_it_cannot_go_with(other: dict[str, object]) -> None:
+    assert resolve_spec({"average_last_epochs": 3}).average_last_epochs == 3
+    assert refused(average_last_epochs=3, **other).param == "hyperparameters.average_last_epochs"
 
 
 def test_unless_asked_a_run_goes_to_its_end_and_keeps_its_last_adapter() -> None:

@@ -20,6 +20,7 @@ _MOST_GRAPHS = 48
 @dataclass
 class _Captured:
     numbers: torch.Tensor
+    allowed: torch.Tensor | None
     loss: torch.Tensor
     capture: Capture
 
@@ -54,6 +55,9 @@ class CapturedPacks:
             found = self._graphs[pack.shape] = self._capture(pack)
         self._graphs.move_to_end(pack.shape)
         found.numbers.copy_(pack.numbers, non_blocking=True)
+        if found.allowed is not None:
+            assert pack.allowed is not None
+            found.allowed.copy_(pack.allowed, non_blocking=True)
         found.capture.replay()
         return found.loss
 
@@ -65,8 +69,9 @@ class CapturedPacks:
 
     def _capture(self, pack: HostPack) -> _Captured:
         numbers = pack.numbers.to(self._device)
+        allowed = None if pack.allowed is None else pack.allowed.to(self._device)
         capture = Capture(self._pool)
         with capture:
-            loss = self._network.summed_loss(view_numbers(pack.shape, numbers))
+            loss = self._network.summed_loss(view_numbers(pack.shape, numbers, allowed))
             torch.autograd.backward(loss * self._weight)
-        return _Captured(numbers, loss.detach(), capture)
+        return _Captured(numbers, allowed, loss.detach(), capture)
