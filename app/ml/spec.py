@@ -104,7 +104,11 @@ class FinetuneSpec:
         "given", ("given", "canonical", "shuffled"), "Codes of an answer as in the file, sorted, or in a new order each epoch."
     )
     prompt_neighbours: int = _ranged(
-        0, 0, 16, "questions", "Nearest training questions shown with their answers in every prompt; the adapter keeps their texts."
+        0,
+        0,
+        16,
+        "questions",
+        "Nearest training questions shown with their answers in each prompt; the adapter keeps them.",
     )
     augment_noise: float = _ranged(
         0.0, 0.0, 0.5, "chance", "Chance that a character is dropped, doubled or swapped, in half of the rows anew each epoch."
@@ -150,7 +154,12 @@ class FinetuneSpec:
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
-        return {"version": SPEC_VERSION, **asdict(self), "lora_target": list(self.lora_target), "synonyms": [list(group) for group in self.synonyms]}
+        return {
+            "version": SPEC_VERSION,
+            **asdict(self),
+            "lora_target": list(self.lora_target),
+            "synonyms": [list(group) for group in self.synonyms],
+        }
 
 
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
@@ -302,7 +311,9 @@ def _checked_synonyms(value: object, param: str) -> tuple[tuple[str, ...], ...]:
         words = tuple(dict.fromkeys(group))
         if reason := next((reason for word in words if (reason := unusable_text(word))), None):
             raise InvalidSpec(f"Group {number} of 'synonyms' has a word that {reason}.", param=param)
-        if not 2 <= len(words) <= MAX_SYNONYMS or not all(0 < len(word.strip()) <= len(word) <= MAX_SYNONYM_CHARS for word in words):
+        if not 2 <= len(words) <= MAX_SYNONYMS or not all(
+            0 < len(word.strip()) <= len(word) <= MAX_SYNONYM_CHARS for word in words
+        ):
             raise InvalidSpec(f"Group {number} of 'synonyms' is none of {advice}.", param=param)
         groups.append(words)
     return tuple(groups)
