@@ -28,8 +28,8 @@ from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.fresh_rows import fresh_rows
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
-from app.ml.engine.question_index import bound_renderer
 from app.ml.engine.ranks import join_ranks
+from app.ml.engine.solved_questions import bound_renderer
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base

@@ -19,7 +19,7 @@ MAX_MINED_ROWS = 5_000
 MAX_EXCHANGES = 4_000
 _MAX_QUESTION_CHARS = 80
 _MAX_PHRASE_CHARS = 12
-_PARTNERS = 48
+_PARTNERS = 24
 _FEWEST_ANSWERS = 3
 _MOST_AGAINST = 0.1
 _DIGITS = re.compile(r"\d+")
@@ -56,6 +56,15 @@ class PhraseBook:
         while end := max((text for text in self.ends if core.endswith(text) and len(text) < len(core)), key=len, default=""):
             core = core[: len(core) - len(end)]
         return before, core, question[len(before) + len(core) :]
+
+    def core(self, question: str) -> str:
+        """Returns a question without its start and end."""
+        return self.parts(question)[1] if self.starts or self.ends else question
+
+    @property
+    def affixes(self) -> "PhraseBook":
+        """The starts and ends alone."""
+        return PhraseBook(self.starts, self.ends)
 
     def exchanged(self, question: str, chooser: random.Random) -> str:
         """Returns a question with another start or end, or a phrase of its core exchanged; itself where nothing is known."""

@@ -17,7 +17,8 @@ from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_fre
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
 from app.ml.engine.observing import Observation
-from app.ml.engine.question_index import bound_renderer, find_question_index
+from app.ml.engine.question_index import find_question_index
+from app.ml.engine.solved_questions import bound_renderer
 from app.ml.prompting import PromptRenderer
 
 MAX_ADAPTERS = 16

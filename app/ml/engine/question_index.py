@@ -5,11 +5,12 @@ frequency; chosen on a split of the telecom training rows (the true answer first
 The file holds hashes of n-grams, and texts only where the adapter's prompts show its training questions.
 """
 
+import json
 import math
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,10 +19,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.compiled import compiled
-from app.ml.errors import AdapterMismatch
-from app.ml.prompting import PromptRenderer, SolvedQuestion
 
 QUESTIONS = "questions.safetensors"
 MAX_INDEXED_QUESTIONS = 20_000
@@ -59,6 +59,8 @@ class QuestionIndex:
     """[M] the questions' first 240 characters, for prompts that show them; None: not kept"""
     row_counts: tuple[int, ...] | None = None
     """[M] how many training rows a question stands for; None once it was read from a file"""
+    affixes: PhraseBook = PhraseBook()
+    """Starts and ends that say nothing: greetings, particles. They are taken off every question that is indexed or looked for."""
 
     @classmethod
     def build(
@@ -68,6 +70,7 @@ class QuestionIndex:
         *,
         vocabulary: CodeVocabulary,
         keeps_texts: bool = False,
+        affixes: PhraseBook = PhraseBook(),  # frozen and empty
     ) -> "QuestionIndex":
         """Indexes bare questions (see `Wrapper.strip`) with their answers; of many, 20,000 evenly spread ones.
 
@@ -79,6 +82,7 @@ class QuestionIndex:
             coded = [tuple(number_of[code] for code in answer) for answer in answers]
         except KeyError as error:
             raise ValueError(f"the vocabulary lacks the code {error.args[0]!r}") from error
+        questions = [affixes.core(question) for question in questions]
         ngrams_of = [_ngrams(question).tobytes() for question in questions]
         counts = Counter(zip(ngrams_of, coded, strict=True))
         pairs = list(counts)
@@ -111,6 +115,7 @@ class QuestionIndex:
             answers=tuple(by_answer),
             texts=texts,
             row_counts=row_counts,
+            affixes=affixes,
         )
 
     def nearest(self, question: str, count: int = 32) -> list[Neighbour]:
@@ -134,7 +139,7 @@ class QuestionIndex:
         assert self.texts is not None
         left_out = -1
         if own is not None:
-            found = self._document_of.get((own[0][:_MOST_SHOWN_CHARS], own[1]), -1)
+            found = self._document_of.get((self.affixes.core(own[0])[:_MOST_SHOWN_CHARS], own[1]), -1)
             is_single = found >= 0 and (self.row_counts is None or self.row_counts[found] == 1)
             left_out = found if is_single else -1
         _, _, documents = self._nearest(question, count, left_out=left_out)
@@ -144,7 +149,7 @@ class QuestionIndex:
         self, question: str, count: int, *, left_out: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         return _nearest(
-            _ngrams(question),
+            _ngrams(self.affixes.core(question)),
             self.hashes,
             self.starts,
             self.rows,
@@ -175,7 +180,10 @@ class QuestionIndex:
             encoded = [text.encode("utf-8", "surrogatepass") for text in self.texts]
             tensors["texts"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
             tensors["text_lengths"] = np.array([len(text) for text in encoded], dtype=np.uint16)
-        save_file(tensors, folder / QUESTIONS, metadata={"version": _VERSION})
+        metadata = {"version": _VERSION}
+        if self.affixes:
+            metadata["affixes"] = json.dumps({"starts": self.affixes.starts, "ends": self.affixes.ends})
+        save_file(tensors, folder / QUESTIONS, metadata=metadata)
 
     @cached_property
     def answer_of_document(self) -> NDArray[np.int64]:
@@ -218,7 +226,8 @@ def find_question_index(folder: Path) -> QuestionIndex | None:
     if not path.is_file():
         return None
     with safe_open(path, framework="np") as file:
-        if (file.metadata() or {}).get("version") != _VERSION:
+        metadata = file.metadata() or {}
+        if metadata.get("version") != _VERSION:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no mapping
     ends = np.cumsum(tensors["answer_lengths"], dtype=np.int64).tolist()
@@ -231,46 +240,18 @@ def find_question_index(folder: Path) -> QuestionIndex | None:
         frequencies=tensors["frequencies"].astype(np.int64),
         answers=tuple(tuple(codes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)),
         texts=_read_texts(tensors) if "texts" in tensors else None,
+        affixes=_read_affixes(metadata.get("affixes")),
     )
+
+
+def _read_affixes(stored: str | None) -> PhraseBook:
+    found = {} if stored is None else json.loads(stored)
+    return PhraseBook(tuple(found.get("starts", ())), tuple(found.get("ends", ())))
 
 
 def _read_texts(tensors: dict[str, NDArray[np.uint8]]) -> tuple[str, ...]:
     whole, ends = tensors["texts"].tobytes(), np.cumsum(tensors["text_lengths"], dtype=np.int64).tolist()
     return tuple(whole[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False))
-
-
-class SolvedQuestions:
-    """An index that keeps texts, as prompts show its questions."""
-
-    def __init__(self, index: QuestionIndex, vocabulary: CodeVocabulary) -> None:
-        """`vocabulary`: the one that the index was built with."""
-        assert index.texts is not None
-        self._index, self._vocabulary = index, vocabulary
-
-    def nearest_solved(self, question: str, count: int, *, own: SolvedQuestion | None = None) -> list[SolvedQuestion]:
-        """Returns the nearest training question of up to `count` distinct answers, the nearest first; without the row `own`."""
-        index, codes = self._index, self._vocabulary.codes
-        assert index.texts is not None
-        known = None
-        if own is not None and all(code in self._vocabulary for code in own.codes):
-            known = own.question, tuple(self._vocabulary.index_of(code) for code in own.codes)
-        return [
-            SolvedQuestion(index.texts[place], tuple(codes[number] for number in index.answers[index.answer_of_document[place]]))
-            for place in index.nearest_documents(question, count, own=known)
-        ]
-
-
-def bound_renderer(renderer: PromptRenderer, index: QuestionIndex | None, vocabulary: CodeVocabulary) -> PromptRenderer:
-    """Binds the training questions to a renderer whose prompts show some; any other stays as it is.
-
-    Raises:
-        AdapterMismatch: the index has no texts.
-    """
-    if not renderer.neighbours:
-        return renderer
-    if index is None or index.texts is None:
-        raise AdapterMismatch("The adapter's training questions, which its prompts show, are missing. Train it again.")
-    return replace(renderer, nearest=SolvedQuestions(index, vocabulary))
 
 
 @compiled

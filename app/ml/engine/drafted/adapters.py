@@ -16,7 +16,8 @@ from app.ml.engine.drafted.slots import AdapterSlots, AdapterWeights, SlotShape,
 from app.ml.engine.drafted.successions import Successions, count_successions
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
 from app.ml.engine.novelty import References, find_references
-from app.ml.engine.question_index import QuestionIndex, bound_renderer, find_question_index
+from app.ml.engine.question_index import QuestionIndex, find_question_index
+from app.ml.engine.solved_questions import bound_renderer
 from app.ml.prompting import PromptRenderer
 from app.ml.tokens import TextTokenizer
 

@@ -9,6 +9,7 @@ import pytest
 
 from app.durable import seal_folder
 from app.ml.adapter_card import AdapterCard, write_card
+from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
@@ -16,7 +17,8 @@ from app.ml.engine.evaluating import prepare_held_out
 from app.ml.engine.fresh_rows import fresh_rows
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, save_adapter
-from app.ml.engine.question_index import QuestionIndex, SolvedQuestions, bound_renderer, find_question_index
+from app.ml.engine.question_index import QuestionIndex, find_question_index
+from app.ml.engine.solved_questions import SolvedQuestions, bound_renderer
 from app.ml.engine.training import TrainPlan, TrainResult, Wish, train
 from app.ml.errors import AdapterMismatch
 from app.ml.formats.example import Example
@@ -116,6 +118,18 @@ def test_both_engines_answer_alike(sharp_folder: BaseModelFolder, tmp_path: Path
     assert padded.drafted is None
     one, other = (engine.answer(questions, checksum=checksum) for engine in (drafted, padded))
     assert [(a.best.codes, a.prompt_tokens) for a in one] == [(a.best.codes, a.prompt_tokens) for a in other]
+
+
+def test_greetings_are_taken_off_what_is_shown_and_what_is_looked_for(tmp_path: Path) -> None:
+    asked, codes = ["hello! price of A", "stop B, thanks", "open C"], [["9.9"], ["stop_1"], ["open_1"]]
+    vocabulary, affixes = CodeVocabulary.from_answers(codes), PhraseBook(("hello! ",), (", thanks",))
+    QuestionIndex.build(asked, codes, vocabulary=vocabulary, keeps_texts=True, affixes=affixes).save(tmp_path)
+    index = find_question_index(tmp_path)
+    assert index is not None
+    solved = SolvedQuestions(index, vocabulary)
+    assert solved.nearest_solved("hello! stop B", 1) == [SolvedQuestion("stop B", ("stop_1",))]
+    left = solved.nearest_solved("stop B", 3, own=SolvedQuestion("stop B, thanks", ("stop_1",)))
+    assert "stop B" not in [one.question for one in left]
 
 
 def test_an_index_keeps_its_texts_on_disk_only_where_prompts_show_them(tmp_path: Path) -> None:
