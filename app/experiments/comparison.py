@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import orjson
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.blobs.store import BlobStore
@@ -85,6 +86,8 @@ class Comparison:
 
     experiment: Experiment
     arms: Sequence[ComparedArm]
+    file_names: Mapping[str, str]
+    """File id -> name, of the experiment's files that are still there."""
 
 
 def compare(session: Session, experiment: Experiment, blobs: BlobStore) -> Comparison:
@@ -94,7 +97,13 @@ def compare(session: Session, experiment: Experiment, blobs: BlobStore) -> Compa
     return Comparison(
         experiment=experiment,
         arms=[_compared(session, rows, versus.get(rows.arm.number), blobs) for rows in arms],
+        file_names=_file_names(session, experiment),
     )
+
+
+def _file_names(session: Session, experiment: Experiment) -> dict[str, str]:
+    ids = {experiment.training_file_id, experiment.validation_file_id, experiment.test_file_id} - {None}
+    return {dataset.id: dataset.filename for dataset in session.scalars(select(Dataset).where(Dataset.id.in_(ids)))}
 
 
 def comparison_csv(comparison: Comparison) -> bytes:
