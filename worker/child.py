@@ -23,6 +23,7 @@ from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import device_facts
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.fresh_rows import fresh_rows
@@ -30,6 +31,7 @@ from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.ranks import join_ranks
 from app.ml.engine.solved_questions import bound_renderer
+from app.ml.engine.teaching import ask_teachers
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
@@ -149,6 +151,20 @@ def finetune_rows(
     if held_out_examples is not None:
         adapter = AdapterInTraining(card, index, folder)
         held_out = _held_out(in_code_order(held_out_examples, spec), adapter, renderer, base, grammar, line)
+    soft = None
+    if assignment.teachers:
+        line.say(Note(f"Asking {len(assignment.teachers)} adapter(s) about the training rows."))
+        soft = ask_teachers(
+            base,
+            [Path(teacher) for teacher in assignment.teachers],
+            examples,
+            ChoiceTable(grammar),
+            cutoff_len=spec.cutoff_len,
+            temperature=spec.distill_temperature,
+            is_cut_short=lambda: line.wish() is not Wish.NONE,
+        )
+        if soft is None:
+            return Stopped()
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
     plan = TrainPlan(
         spec,
@@ -161,6 +177,7 @@ def finetune_rows(
         saves_last=held_out is not None,
         grammar=grammar,
         fresh_rows=fresh_rows(examples, renderer, base.tokenizer, spec, seed=assignment.seed),
+        soft=soft,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)

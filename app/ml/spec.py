@@ -24,6 +24,7 @@ BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
 # Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens")
+MAX_TEACHERS, _ID_CHARS = 8, 110
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 MAX_SYNONYM_GROUPS, MAX_SYNONYMS, MAX_SYNONYM_CHARS = 200, 20, 40
@@ -81,6 +82,15 @@ class FinetuneSpec:
     label_smoothing_factor: float = _ranged(
         0.0, 0.0, 0.9, "fraction", "Share of the target that is spread over the allowed tokens; needs loss_over allowed."
     )
+    distill_from: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "unit": "adapter ids",
+            "doc": "Adapters of the same base model whose mean distribution is learnt too; needs loss_over allowed.",
+        },
+    )
+    distill_weight: float = _ranged(0.5, 0.0, 1.0, "fraction", "Share of the loss that is the teachers'.")
+    distill_temperature: float = _ranged(1.0, 0.1, 20.0, "factor", "Divides teachers' and learner's logits (arXiv 1503.02531).")
     ema_decay: float = _ranged(
         0.0, 0.0, 0.99999, "per step", "Publish the moving average of the weights, so much of it kept each step; 0 = the weights."
     )
@@ -154,12 +164,8 @@ class FinetuneSpec:
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
-        return {
-            "version": SPEC_VERSION,
-            **asdict(self),
-            "lora_target": list(self.lora_target),
-            "synonyms": [list(group) for group in self.synonyms],
-        }
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"version": SPEC_VERSION, **values, "synonyms": [list(group) for group in self.synonyms]}
 
 
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
@@ -233,6 +239,8 @@ def _check_together(spec: FinetuneSpec, prefix: str) -> None:
         raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{prefix}eval_strategy")
     if spec.label_smoothing_factor and spec.loss_over != "allowed":
         raise InvalidSpec("label_smoothing_factor needs 'loss_over' 'allowed'.", param=f"{prefix}label_smoothing_factor")
+    if spec.distill_from and spec.loss_over != "allowed":
+        raise InvalidSpec("distill_from needs 'loss_over' 'allowed'.", param=f"{prefix}distill_from")
     if spec.average_last_epochs > 1 and spec.ema_decay:
         raise InvalidSpec("Give ema_decay or average_last_epochs, not both.", param=f"{prefix}average_last_epochs")
     if spec.average_last_epochs > 1 and spec.early_stopping_patience:
@@ -270,6 +278,8 @@ def _checked(spec_field: Any, value: object, param: str) -> object:
         return _checked_targets(value, param)
     if name == "synonyms":
         return _checked_synonyms(value, param)
+    if name == "distill_from":
+        return _checked_teachers(value, param)
     if "choices" in meta:
         if value not in meta["choices"]:
             raise InvalidSpec(f"{name!r} must be one of {list(meta['choices'])}.", param=param)
@@ -317,3 +327,13 @@ def _checked_synonyms(value: object, param: str) -> tuple[tuple[str, ...], ...]:
             raise InvalidSpec(f"Group {number} of 'synonyms' is none of {advice}.", param=param)
         groups.append(words)
     return tuple(groups)
+
+
+def _checked_teachers(value: object, param: str) -> tuple[str, ...]:
+    given = value if isinstance(value, list | tuple) else [None]
+    ids = [one for one in given if isinstance(one, str) and 0 < len(one) <= _ID_CHARS]
+    if len(ids) < len(given) or len(ids) > MAX_TEACHERS:
+        raise InvalidSpec(
+            f"'distill_from' must be a list of at most {MAX_TEACHERS} adapter ids, such as 'telecom:3'.", param=param
+        )
+    return tuple(dict.fromkeys(ids))

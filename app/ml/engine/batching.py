@@ -6,13 +6,14 @@ needs: the head is never computed for a prompt.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from app.ml.codes import SEPARATOR, answer_tokens
 from app.ml.engine.choices import ChoiceTable
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.errors import NothingToTrain
 from app.ml.formats.example import Example
 from app.ml.prompting import PromptRenderer, SolvedQuestion
@@ -27,6 +28,8 @@ class TokenRow:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    example: int = field(default=-1, compare=False)
+    """Place in the file of the example that it was made of; -1: of none"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Batch:
     label_count: int
     allowed: torch.Tensor | None = None
     """[label_count, C] bool: what competes at each trained position; `labels` are then columns. None: everything"""
+    soft: torch.Tensor | None = None
+    """[label_count, C] fp32: what teachers would choose there; None: nobody was asked"""
 
 
 def tokenize_examples(
@@ -62,7 +67,10 @@ def tokenize_examples(
         NothingToTrain: no row is left.
     """
     tokens = RowTokens(renderer, tokenizer, cutoff_len)
-    found = [tokens.row_of(example.question, example.codes, own=example if are_trained else None) for example in examples]
+    found = [
+        tokens.row_of(example.question, example.codes, place, own=example if are_trained else None)
+        for place, example in enumerate(examples)
+    ]
     rows = [row for row in found if row is not None]
     if not rows:
         raise NothingToTrain(
@@ -82,8 +90,11 @@ class RowTokens:
         """Says whether an answer leaves room for a prompt."""
         return self._room(self._answer(codes)) >= 2
 
-    def row_of(self, question: str, codes: Sequence[str], *, own: Example | None) -> TokenRow | None:
-        """Returns one row; None where the answer alone passes `cutoff_len`. `own`: the training row that it comes from."""
+    def row_of(self, question: str, codes: Sequence[str], place: int, *, own: Example | None) -> TokenRow | None:
+        """Returns the row of the example at a place; None where the answer alone passes `cutoff_len`.
+
+        `own`: the training row that it comes from.
+        """
         answer, tokenizer = self._answer(codes), self._tokenizer
         solved = None if own is None else SolvedQuestion(self.renderer.wrapper.strip(own.question), own.codes)
         prompt = self.renderer.encode(question, tokenizer, own=solved)
@@ -93,7 +104,7 @@ class RowTokens:
         if len(prompt) > room:
             bos = prompt[:1] if tokenizer.bos_id is not None else []
             prompt = bos + prompt[len(prompt) - room + len(bos) :]
-        return TokenRow(tuple(prompt), tuple(answer))
+        return TokenRow(tuple(prompt), tuple(answer), place)
 
     def _answer(self, codes: Sequence[str]) -> list[int]:
         return answer_tokens([self._tokenizer.encode(code) for code in codes], self._separator, self._tokenizer.eos_id)
@@ -155,8 +166,18 @@ def trained_count(row: TokenRow, choices: ChoiceTable | None = None) -> int:
     return len(row.answer) if choices is None else len(choices.of(row.answer).places)
 
 
-def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device, choices: ChoiceTable | None = None) -> Batch:
-    """Builds the tensors of one micro-batch on the device; with `choices` nothing else is trained."""
+def collate(
+    rows: Sequence[TokenRow],
+    *,
+    pad_id: int,
+    device: torch.device,
+    choices: ChoiceTable | None = None,
+    soft: SoftTargets | None = None,
+) -> Batch:
+    """Builds the tensors of one micro-batch on the device; with `choices` nothing else is trained.
+
+    `soft`: over the same choices.
+    """
     prompt_width = max(len(row.prompt) for row in rows)
     answer_width = max(len(row.answer) for row in rows)
     ids, mask, labels = [], [], []
@@ -182,4 +203,5 @@ def collate(rows: Sequence[TokenRow], *, pad_id: int, device: torch.device, choi
         labels=torch.tensor(labels, device=device),
         label_count=sum(trained_count(row, choices) for row in rows),
         allowed=None if choices is None else choices.allowed(menus).to(device),
+        soft=None if soft is None else soft.of((row.example, row.answer) for row in rows).to(device),
     )

@@ -17,23 +17,25 @@ class FreshRows:
     """As many rows as fit into `cutoff_len`, in the file's order."""
 
     examples: Sequence[Example]
+    places: Sequence[int]
+    """Of the rows that fit, in `examples`."""
     tokens: RowTokens
     augmentation: Augmentation
     seed: int
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.places)
 
     def row(self, place: int, epoch: int) -> TokenRow:
         """Returns a row as it is in an epoch."""
-        example = self.examples[place]
+        example = self.examples[self.places[place]]
         chooser = random.Random(f"{self.seed}/{epoch}/{place}")
         codes = list(example.codes)
         if self.augmentation.spec.code_order == "shuffled":
             chooser.shuffle(codes)
         wrapper = self.tokens.renderer.wrapper
         question = self.augmentation.said_otherwise(wrapper.strip(example.question), chooser)
-        row = self.tokens.row_of(question, codes, own=example)
+        row = self.tokens.row_of(question, codes, self.places[place], own=example)
         assert row is not None, "an answer's length does not depend on its codes' order"
         return row
 
@@ -45,7 +47,7 @@ def fresh_rows(
     if not spec.has_fresh_rows:
         return None
     tokens = RowTokens(renderer, tokenizer, spec.cutoff_len)
-    fitting = [example for example in examples if tokens.fits(example.codes)]
-    questions = [renderer.wrapper.strip(example.question) for example in fitting]
-    augmentation = Augmentation.make(spec, questions, [example.codes for example in fitting])
-    return FreshRows(fitting, tokens, augmentation, seed)
+    places = [place for place, example in enumerate(examples) if tokens.fits(example.codes)]
+    questions = [renderer.wrapper.strip(example.question) for example in examples]
+    augmentation = Augmentation.make(spec, questions, [example.codes for example in examples])
+    return FreshRows(examples, places, tokens, augmentation, seed)

@@ -26,6 +26,7 @@ from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
 from app.ml.engine.objective import make_objective
 from app.ml.engine.ranks import ALONE, Ranks
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.stepping import PackedSource, StepRunner, make_source
 from app.ml.engine.token_budget import plan_token_budget
 from app.ml.spec import FinetuneSpec
@@ -113,6 +114,8 @@ class TrainPlan:
     """As many rows as `rows`, made anew for each epoch; None: `rows` themselves are trained."""
     grammar: AnswerGrammar | None = None
     """Of closed answers; needed where the spec's loss is over what it allows."""
+    soft: SoftTargets | None = None
+    """What the spec's teachers say of the rows, within the same grammar."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     row_source = SameRows(plan.rows) if plan.fresh_rows is None else plan.fresh_rows
     steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
-    objective = make_objective(spec, plan.grammar)
+    objective = make_objective(spec, plan.grammar, plan.soft)
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
     groups = flat_groups(network, spec)

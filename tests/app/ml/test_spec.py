@@ -41,7 +41,7 @@ def needs_evaluation(values: dict[str, Any]) -> bool:
 
 def what_goes_together(values: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"eval_strategy": "epoch"} if needs_evaluation(values) else {}
-    changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0}
+    changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0, "distill_from": ()}
     is_other = values["ema_decay"] or values["early_stopping_patience"]
     return {**changed, "average_last_epochs": 1} if is_other else changed
 
@@ -53,6 +53,7 @@ SPECS = st.fixed_dictionaries(
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
         "synonyms": st.lists(st.lists(PLAIN_TEXT.filter(str.strip), min_size=2, unique=True, max_size=3).map(tuple)).map(tuple),
+        "distill_from": st.lists(st.sampled_from(["a:1", "a:2", "b:1"]), unique=True).map(tuple),
     }
 ).map(lambda values: FinetuneSpec(**values | what_goes_together(values)))
 
@@ -64,7 +65,8 @@ def refused(**hyperparameters: object) -> InvalidSpec:
 
 
 def test_the_strategies_know_every_field() -> None:
-    assert {*RANGED, *CHOICES, *SWITCHES, "lora_target", "synonyms"} == {field.name for field in fields(FinetuneSpec)}
+    lists = {"lora_target", "distill_from", "synonyms"}
+    assert {*RANGED, *CHOICES, *SWITCHES, *lists} == {field.name for field in fields(FinetuneSpec)}
 
 
 @pytest.mark.parametrize("field", fields(FinetuneSpec), ids=lambda field: field.name)
@@ -203,6 +205,16 @@ def test_what_needs_an_evaluation_is_refused_without_one(needing: dict[str, obje
 def test_label_smoothing_is_refused_where_it_has_no_allowed_tokens_to_spread_over() -> None:
     assert resolve_spec({"loss_over": "allowed", "label_smoothing_factor": 0.1}).label_smoothing_factor == 0.1
     assert refused(label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
+
+
+@pytest.mark.parametrize("value", ["a:1", 3, None, [1], ["a:1", ""], ["x" * 111], [f"a:{n}" for n in range(9)], {"a": 1}])
+def test_teachers_that_are_no_few_adapter_ids_are_refused(value: object) -> None:
+    assert refused(loss_over="allowed", distill_from=value).param == "hyperparameters.distill_from"
+
+
+def test_learning_from_adapters_is_refused_where_the_loss_is_over_the_vocabulary() -> None:
+    assert resolve_spec({"loss_over": "allowed", "distill_from": ["a:1", "a:1"]}).distill_from == ("a:1",)
+    assert refused(distill_from=["a:1"]).param == "hyperparameters.distill_from"
 
 
 @pytest.mark.parametrize("other", [{"ema_decay": 0.9}, {"early_stopping_patience": 1}])
