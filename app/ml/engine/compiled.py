@@ -36,3 +36,9 @@ if _CACHE is not None:
 def compiled(function: Function) -> Function:
     """Compiles a function of numbers and arrays."""
     return cast(Function, numba.njit(cache=_CACHE is not None, nogil=True, error_model="numpy")(function))
+
+
+def compiled_sums(function: Function) -> Function:
+    """Compiles a function whose sums may be taken in any order, as vector instructions do."""
+    reordering = {"reassoc", "contract"}
+    return cast(Function, numba.njit(cache=_CACHE is not None, nogil=True, error_model="numpy", fastmath=reordering)(function))

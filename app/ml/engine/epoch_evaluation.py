@@ -9,6 +9,7 @@ import torch
 from app.ml.best_epoch import epochs_without_improvement, find_best
 from app.ml.engine.adapter_copy import copy_adapter, put_adapter_back
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.evaluating import CutShort, HeldOut, evaluate
 from app.ml.engine.loading import LoadedModel
 from app.ml.spec import BestMetric, FinetuneSpec
@@ -29,8 +30,10 @@ class EpochEvaluation:
         *,
         steps: int,
         steps_per_epoch: int,
+        choices: ChoiceTable | None = None,
     ) -> None:
-        self._base, self._network, self._spec = base, network, spec
+        """With `choices` the held-out loss is over them, as the training's."""
+        self._base, self._network, self._spec, self._choices = base, network, spec, choices
         self._held_out = None if held_out is None else held_out.spread(spec.eval_max_rows)
         self._steps, self._steps_per_epoch = steps, steps_per_epoch
         self.best: dict[str, torch.Tensor] = {}
@@ -53,6 +56,7 @@ class EpochEvaluation:
             self._network,
             self._held_out,
             batch_rows=self._spec.per_device_train_batch_size,
+            choices=self._choices,
             is_cut_short=is_cut_short,
         )
         self.seconds += time.monotonic() - began

@@ -14,16 +14,18 @@ import torch
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import IN_TRAINING, AdapterInTraining, find_engine
-from app.ml.engine.batching import TokenRow, collate, tokenize_examples
+from app.ml.engine.batching import TokenRow, collate, tokenize_examples, trained_count
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.loss import summed_loss
+from app.ml.engine.objective import Objective
 from app.ml.engine.observing import Observation
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
-from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
 
 _ANSWER_BATCH_ROWS = 16
 
@@ -89,16 +91,25 @@ def prepare_held_out(
 
 
 def evaluate(
-    base: LoadedModel, network: Any, held_out: HeldOut, *, batch_rows: int, is_cut_short: CutShort
+    base: LoadedModel,
+    network: Any,
+    held_out: HeldOut,
+    *,
+    batch_rows: int,
+    is_cut_short: CutShort,
+    choices: ChoiceTable | None = None,
 ) -> dict[str, Any] | None:
     """Returns `eval_loss` (mean over all answer tokens of the rows) and the scores of generated answers; None if cut short.
+
+    With `choices` the loss is the mean over the choices in those answers that can be said at all; 0 where none can.
 
     Raises:
         NonFiniteLoss: the held-out loss is NaN or infinite.
         OutOfDeviceMemory: not even one row fits.
     """
     with _only_watching(network, base.device):
-        loss = _mean_loss(base, network, held_out.rows, batch_rows=batch_rows, is_cut_short=is_cut_short)
+        objective = Objective(choices)
+        loss = _mean_loss(base, network, held_out.rows, objective, batch_rows=batch_rows, is_cut_short=is_cut_short)
         scores = None if loss is None else score_generated(base, network, held_out, is_cut_short=is_cut_short)
     return None if scores is None else {"eval_loss": loss, **scores.to_mapping()}
 
@@ -148,9 +159,16 @@ def _find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) ->
 
 
 def observe_rows(
-    engine: AnswerEngine, name: str, questions: Sequence[str], *, is_enough: Callable[[int], bool]
+    engine: AnswerEngine,
+    name: str,
+    questions: Sequence[str],
+    *,
+    is_enough: Callable[[int], bool],
+    own: Sequence[SolvedQuestion | None] | None = None,
 ) -> list[Observation]:
     """Observes questions in order with an adapter that the engine holds, until `is_enough` of those done, asked after each batch.
+
+    `own`: of each question the training row that it comes from.
 
     Raises:
         OutOfDeviceMemory: not even one question fits.
@@ -158,8 +176,8 @@ def observe_rows(
     """
     seen: list[Observation] = []
     _batch_by_batch(
-        questions,
-        lambda part: seen.extend(engine.observe(part, name)),
+        list(zip(questions, own or [None] * len(questions), strict=True)),
+        lambda part: seen.extend(engine.observe([asked for asked, _ in part], name, own=[row for _, row in part])),
         batch_rows=_ANSWER_BATCH_ROWS,
         base=engine.base,
         is_cut_short=lambda: is_enough(len(seen)),
@@ -168,18 +186,28 @@ def observe_rows(
 
 
 def _mean_loss(
-    base: LoadedModel, network: Any, rows: Sequence[TokenRow], *, batch_rows: int, is_cut_short: CutShort
+    base: LoadedModel,
+    network: Any,
+    rows: Sequence[TokenRow],
+    objective: Objective,
+    *,
+    batch_rows: int,
+    is_cut_short: CutShort,
 ) -> float | None:
     sums: list[float] = []
+    choices, pad_id = objective.choices, base.tokenizer.pad_id
+    if choices is not None:
+        rows = [row for row in rows if choices.find(row.answer) is not None]
 
     def add(part: Sequence[TokenRow]) -> None:
-        sums.append(float(summed_loss(network, collate(part, pad_id=base.tokenizer.pad_id, device=base.device))))
+        batch = collate(part, pad_id=pad_id, device=base.device, choices=choices)
+        sums.append(float(summed_loss(network, batch, objective)))
 
     # Rows of like length side by side waste less padding.
     in_order = sorted(rows, key=lambda row: len(row.prompt) + len(row.answer))
     if not _batch_by_batch(in_order, add, batch_rows=batch_rows, base=base, is_cut_short=is_cut_short):
         return None
-    mean = math.fsum(sums) / sum(len(row.answer) for row in rows)
+    mean = math.fsum(sums) / max(1, sum(trained_count(row, choices) for row in rows))
     if not math.isfinite(mean):
         raise NonFiniteLoss(
             "The loss on the held-out rows is no longer a finite number. Lower learning_rate, or set precision to fp32.",

@@ -91,6 +91,8 @@ def unused_settings(spec: FinetuneSpec) -> list[str]:
     notes = []
     if spec.loraplus_lr_ratio is not None and "embed_tokens" not in spec.lora_target:
         notes.append("loraplus_lr_embedding does nothing, because lora_target has no embed_tokens.")
+    if spec.min_lr_rate and spec.lr_scheduler_type == "constant":
+        notes.append("min_lr_rate does nothing with lr_scheduler_type constant.")
     return notes
 
 

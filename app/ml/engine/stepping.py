@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
-from app.ml.engine.batching import TokenRow, collate
+from app.ml.engine.batching import TokenRow, collate, trained_count
 from app.ml.engine.device import empty_cache, graphs_run
 from app.ml.engine.flat_parameters import FlatGroup
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.loss import summed_loss
+from app.ml.engine.objective import CROSS_ENTROPY, Objective
 from app.ml.engine.packed.captured import CapturedPacks
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
 from app.ml.engine.packed.packs import HostPack, PackShape, pack_rows, plan_packs, recurring_shape, shape_of, token_count
@@ -39,6 +40,11 @@ class StepOutcome:
 class GradientSource(Protocol):
     """Adds gradients of micro-batches to the parameters' `grad`."""
 
+    @property
+    def objective(self) -> Objective:
+        """Returns what the gradients are of."""
+        ...
+
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[Any]:
         """Does on the host what can be done before the device is free."""
         ...
@@ -59,9 +65,9 @@ class GradientSource(Protocol):
 class PackedSource:
     """The packed network, its packs captured as graphs where the device runs them."""
 
-    def __init__(self, network: PackedNetwork, device: torch.device) -> None:
-        """Captures at first use."""
-        self._network, self._device = network, device
+    def __init__(self, network: PackedNetwork, device: torch.device, objective: Objective = CROSS_ENTROPY) -> None:
+        """Captures at first use; `objective` is the network's."""
+        self._network, self._device, self.objective = network, device, objective
         self._captured = CapturedPacks(network, device) if graphs_run(device) else None
         self._shapes: set[PackShape] = set()
         self._is_warm = False
@@ -69,8 +75,8 @@ class PackedSource:
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[HostPack]:
         """Lays the rows end to end."""
         if self._captured is None:
-            return [pack_rows(rows) for rows in packs]
-        return [pack_rows(rows, self._recurring(rows)) for rows in packs]
+            return [self._pack(rows) for rows in packs]
+        return [self._pack(rows, self._recurring(rows)) for rows in packs]
 
     def refresh(self) -> None:
         """Derives the adapter's factors."""
@@ -93,8 +99,11 @@ class PackedSource:
         if self._captured is not None:
             self._captured.clear()
 
+    def _pack(self, rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostPack:
+        return pack_rows(rows, shape, self.objective.choices, self.objective.soft)
+
     def _recurring(self, rows: Sequence[TokenRow]) -> PackShape:
-        shape = recurring_shape(shape_of(rows), self._shapes)
+        shape = recurring_shape(shape_of(rows, self.objective.choices), self._shapes)
         self._shapes.add(shape)
         return shape
 
@@ -102,8 +111,9 @@ class PackedSource:
         # Libraries load kernels at their first call, which no graph may contain; a few tokens call them all.
         if not self._is_warm:
             self._network.refresh()
-            rows = [TokenRow((0,) * 8, (0,) * 4)] * 8
-            few = pack_rows(rows, recurring_shape(shape_of(rows), ()))
+            choices = self.objective.choices
+            rows = [TokenRow((0,) * 8, (0,) * 4 if choices is None else choices.example)] * 8
+            few = self._pack(rows, recurring_shape(shape_of(rows, choices), ()))
             with torch.no_grad():
                 self._network.summed_loss(few.on(self._device))
             torch.autograd.backward(self._network.summed_loss(few.on(self._device)) * 0.0)
@@ -113,9 +123,9 @@ class PackedSource:
 class PaddedSource:
     """Any causal LM through transformers and peft, in padded batches."""
 
-    def __init__(self, base: LoadedModel, network: Any) -> None:
+    def __init__(self, base: LoadedModel, network: Any, objective: Objective = CROSS_ENTROPY) -> None:
         """Keeps the wrapped network."""
-        self._base, self._network = base, network
+        self._base, self._network, self.objective = base, network, objective
 
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[Sequence[TokenRow]]:
         """Leaves the rows as they are."""
@@ -126,8 +136,11 @@ class PaddedSource:
 
     def add_gradients(self, prepared: Sequence[TokenRow], weight: float) -> torch.Tensor:
         """As the protocol says."""
-        batch = collate(prepared, pad_id=self._base.tokenizer.pad_id, device=self._base.device)
-        loss = summed_loss(self._network, batch)
+        objective, base = self.objective, self._base
+        batch = collate(
+            prepared, pad_id=base.tokenizer.pad_id, device=base.device, choices=objective.choices, soft=objective.soft
+        )
+        loss = summed_loss(self._network, batch, objective)
         torch.autograd.backward(loss * weight)
         return loss.detach()
 
@@ -176,7 +189,7 @@ class StepRunner:
 
     def _run(self, step: int) -> StepOutcome:
         rows, prepared = self._prepared(step)
-        label_count = sum(len(row.answer) for row in rows)
+        label_count = sum(trained_count(row, self._source.objective.choices) for row in rows)
         parameters = [group.flat for group in self._groups]
         for group in self._groups:
             assert group.flat.grad is not None
@@ -223,7 +236,9 @@ class StepRunner:
         self.token_budget = max(longest, self.token_budget // 2)
 
 
-def make_source(base: LoadedModel, network: Any, spec: FinetuneSpec) -> GradientSource:
+def make_source(base: LoadedModel, network: Any, spec: FinetuneSpec, objective: Objective = CROSS_ENTROPY) -> GradientSource:
     """Returns the packed source where the network allows it, else the padded one."""
-    packed = find_packed_network(network, dropout=spec.lora_dropout, is_checkpointing=spec.gradient_checkpointing)
-    return PaddedSource(base, network) if packed is None else PackedSource(packed, base.device)
+    packed = find_packed_network(
+        network, dropout=spec.lora_dropout, is_checkpointing=spec.gradient_checkpointing, objective=objective
+    )
+    return PaddedSource(base, network, objective) if packed is None else PackedSource(packed, base.device, objective)

@@ -14,15 +14,19 @@ from typing import Any, Protocol
 
 import torch
 
-from app.ml.engine.batching import TokenRow, step_rows
-from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, save_checkpoint
+from app.ml.codes import AnswerGrammar
+from app.ml.engine.averaging import WeightAverage
+from app.ml.engine.batching import RowSource, SameRows, TokenRow, step_rows
+from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, load_in_training, save_checkpoint
 from app.ml.engine.device import peak_memory_bytes, random_state, seed_all
 from app.ml.engine.epoch_evaluation import EpochEvaluation
 from app.ml.engine.evaluating import HeldOut
 from app.ml.engine.flat_parameters import optimiser_groups
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
+from app.ml.engine.objective import make_objective
 from app.ml.engine.ranks import ALONE, Ranks
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.stepping import PackedSource, StepRunner, make_source
 from app.ml.engine.token_budget import plan_token_budget
 from app.ml.spec import FinetuneSpec
@@ -106,6 +110,12 @@ class TrainPlan:
     """Scored after each epoch."""
     saves_last: bool = False
     """Checkpoint the last step too, because long work follows the training."""
+    fresh_rows: RowSource | None = None
+    """As many rows as `rows`, made anew for each epoch; None: `rows` themselves are trained."""
+    grammar: AnswerGrammar | None = None
+    """Of closed answers; needed where the spec's loss is over what it allows."""
+    soft: SoftTargets | None = None
+    """What the spec's teachers say of the rows, within the same grammar."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +132,16 @@ class TrainResult:
 
 
 def learning_rate_factor(spec: FinetuneSpec, step: int, steps: int) -> float:
-    """Returns the factor on the peak learning rate at `step` (from 0): linear warm-up, then the schedule down to 0."""
+    """Returns the factor on the peak learning rate at `step` (from 0): linear warm-up, then the schedule down to its floor."""
     warmup = math.ceil(spec.warmup_ratio * steps)
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
+    done, floor = (step - warmup) / max(1, steps - warmup), spec.min_lr_rate
     match spec.lr_scheduler_type:
         case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
         case "linear":
-            return 1 - done
+            return floor + (1 - floor) * (1 - done)
         case "constant":
             return 1.0
     raise ValueError(spec.lr_scheduler_type)
@@ -148,10 +158,13 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         OutOfDeviceMemory: a micro-batch does not fit.
         ZeroGradient: nothing that trains reaches the loss.
         InvalidSpec: the base model lacks a target module.
+        NothingToTrain: the loss is over choices, and there are none.
     """
     spec, steps = plan.spec, plan.spec.total_steps(len(plan.rows))
+    row_source = SameRows(plan.rows) if plan.fresh_rows is None else plan.fresh_rows
     steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
+    objective = make_objective(spec, plan.grammar, plan.soft)
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
     groups = flat_groups(network, spec)
@@ -162,15 +175,19 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     if not ranks.is_first:
         # The same adapter to start from, but dropout draws of its own.
         seed_all(plan.seed + ranks.rank * _RANK_SEEDS_APART)
-    evaluation = EpochEvaluation(base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch)
+    evaluation = EpochEvaluation(
+        base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch, choices=objective.choices
+    )
+    average = WeightAverage(groups, spec, steps=steps, steps_per_epoch=steps_per_epoch)
     if plan.resume_from is not None:
         state = load_checkpoint(plan.resume_from, network, optimiser, device=base.device, rank=ranks.rank)
         evaluation.best = load_best(plan.resume_from)
+        average.resume(load_in_training(plan.resume_from))
     hooks.on_start(trainable_parameters=trainable_parameter_count(network), total_steps=steps, resumed_from_step=state.step)
     for note in unused_settings(spec):
         hooks.on_note(note)
     network.train()
-    source = make_source(base, network, spec)
+    source = make_source(base, network, spec, objective)
     if not state.token_budget:
         # Once a run: micro-batches cut otherwise after a resume would draw other dropout masks.
         state.token_budget = plan_token_budget(base, spec, plan.rows, is_packed=isinstance(source, PackedSource))
@@ -178,7 +195,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         source,
         optimiser,
         groups,
-        lambda step: step_rows(plan.rows, step, batch_size=spec.effective_batch_size, seed=plan.seed),
+        lambda step: step_rows(row_source, step, batch_size=spec.effective_batch_size, seed=plan.seed),
         token_budget=state.token_budget,
         max_grad_norm=spec.max_grad_norm,
         device=base.device,
@@ -190,7 +207,8 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     at_checkpoint = (state.step, len(state.evaluations))
     while True:
         if stopped is Wish.NONE and evaluation.is_due(state):
-            stopped = _evaluate(evaluation, state, hooks, ranks)
+            with average.in_place():
+                stopped = _evaluate(evaluation, state, hooks, ranks)
         is_over = state.step >= steps or evaluation.stops_early(state)
         is_due = plan.saves_last if is_over else state.step % save_every == 0
         is_new = at_checkpoint != (state.step, len(state.evaluations))
@@ -199,7 +217,11 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             folder = plan.checkpoint_folder / f"checkpoint-{state.step}"
             random = ranks.gather(random_state(base.device))
             if ranks.is_first:
-                checksum = save_checkpoint(folder, network, optimiser, state, random=random, best=evaluation.best)
+                in_training = average.weights_in_training()
+                with average.in_place():
+                    checksum = save_checkpoint(
+                        folder, network, optimiser, state, random=random, best=evaluation.best, in_training=in_training
+                    )
                 hooks.on_checkpoint(folder, checksum, state)
         if is_over or stopped is not Wish.NONE:
             break
@@ -212,6 +234,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             state.token_budget = runner.token_budget
             hooks.on_note(f"The device ran out of memory: going on with micro-batches of {runner.token_budget} tokens.")
         state.step += 1
+        average.note(state.step)
         state.trained_tokens += outcome.label_count
         state.seconds = earlier_seconds + time.monotonic() - started - evaluation.seconds
         samples += outcome.samples
@@ -247,6 +270,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             hooks.on_note(
                 f"Stopped early: {spec.metric_for_best_model} has not improved for {spec.early_stopping_patience} epoch(s)."
             )
+        average.settle()
         scores = evaluation.settle(state)
     return TrainResult(network, state, stopped, trainable_parameter_count(network), scores)
 

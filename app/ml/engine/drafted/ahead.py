@@ -3,6 +3,7 @@
 from functools import cache
 
 from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.engine.drafted import host_norms
 from app.ml.engine.drafted.adapters import Vocabulary
 from app.ml.engine.drafted.drafting import DraftLimits
 from app.ml.engine.drafted.passes import FedAdapter, build_pass, exact_shape
@@ -32,3 +33,4 @@ def compile_ahead() -> None:
     tree.judge(feeding.scored, made.arrays.nodes[0, :1], tree.best_log_p[:1] * 0.0)
     question.walk()
     question.release()
+    host_norms.compile_ahead()

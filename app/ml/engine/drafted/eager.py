@@ -2,6 +2,7 @@
 
 import torch
 
+from app.ml.engine.drafted import host_norms
 from app.ml.engine.drafted.attention import attend_padded, make_masks
 from app.ml.engine.drafted.network import CachedNetwork, SlotLayer
 from app.ml.engine.drafted.passes import PaddedLayout, PassTensors
@@ -16,10 +17,8 @@ class EagerSteps:
         self._anatomy, self._rows, self._tokens, self._layout = network.anatomy, rows, tokens, layout
         rows.positions.index_copy_(0, tokens.places, tokens.positions)
         self._masks = make_masks(tokens, layout, rows, network.anatomy)
-        self._angles = {}
-        for kind, table in network.angles.items():
-            cos, sin = table.index_select(0, tokens.positions)[:, None].chunk(2, dim=-1)
-            self._angles[kind] = (cos, sin)
+        self._angles = {kind: table.index_select(0, tokens.positions) for kind, table in network.angles.items()}
+        self._norms_on_host = host_norms.serves(network.device, network.dtype)
 
     def shrink(self, x: torch.Tensor, slots: SlotLayer, layer: int) -> torch.Tensor:
         """Leaves everything to `expand`."""
@@ -28,25 +27,22 @@ class EagerSteps:
     def expand(self, y: torch.Tensor, low: torch.Tensor, slots: SlotLayer, layer: int) -> None:
         """Applies each adapter to its tokens in place."""
         for segment in self._layout.segments:
-            part = slice(segment.start, segment.stop)
-            inner = low[part] @ slots.factor_a[layer, segment.slot].T
-            own, scaled_b = y[part], slots.scaled_b[layer, segment.slot]
-            for place, columns in enumerate(slots.columns):
-                own[:, columns].addmm_(inner[:, place * slots.rank : (place + 1) * slots.rank], scaled_b[columns].T)
-            if slots.gain is not None:
-                own.mul_(slots.gain[layer, segment.slot])
+            views, part = slots.views(layer, segment.slot), slice(segment.start, segment.stop)
+            own, inner = y[part], low[part] @ views.a
+            for columns, of_target, b in zip(slots.columns, torch.split(inner, slots.rank, dim=1), views.b, strict=True):
+                own[:, columns].addmm_(of_target, b)
+            if views.gain is not None:
+                own.mul_(views.gain)
 
     def rotate_store(self, heads: torch.Tensor, gain: torch.Tensor | None, eps: float, layer: int) -> torch.Tensor:
         """Norms, rotates, stores keys and values, returns the queries."""
         anatomy, rows, places = self._anatomy, self._rows, self._tokens.places
         count = anatomy.heads + anatomy.key_value_heads
-        turned = heads[:, :count]
-        if gain is not None:
-            scale = torch.rsqrt(turned.float().square().mean(-1, keepdim=True) + eps)
-            turned = (turned * scale * gain).to(heads.dtype)
-        cos, sin = self._angles[anatomy.layer_types[layer]]
-        first, second = turned.chunk(2, dim=-1)
-        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        angles = self._angles[anatomy.layer_types[layer]]
+        if gain is not None and self._norms_on_host:
+            turned = host_norms.norm_rotate(heads, gain, eps, angles)
+        else:
+            turned = norm_rotate(heads[:, :count], gain, eps, angles)
         rows.keys[layer].index_copy_(0, places, turned[:, anatomy.heads :].flatten(1))
         rows.values[layer].index_copy_(0, places, heads[:, count:].flatten(1))
         return turned[:, : anatomy.heads]
@@ -65,3 +61,13 @@ class EagerSteps:
     def gated_product(self, x: torch.Tensor, weight: torch.Tensor, activation: str) -> torch.Tensor:
         """Multiplies and gates."""
         return self.gate(torch.nn.functional.linear(x, weight), activation)
+
+
+def norm_rotate(heads: torch.Tensor, gain: torch.Tensor | None, eps: float, angles: torch.Tensor) -> torch.Tensor:
+    """Returns heads `[N, C, D]`, normed where there is a gain `[C, D]` and rotated by `angles` `[N, D]`: cosines, then sines."""
+    if gain is not None:
+        scale = torch.rsqrt(heads.float().square().mean(-1, keepdim=True) + eps)
+        heads = (heads * scale * gain).to(heads.dtype)
+    cos, sin = angles[:, None].chunk(2, dim=-1)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

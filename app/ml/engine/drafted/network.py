@@ -1,16 +1,18 @@
 """A decoder's forward pass over one pass's tokens, on transformers' own weights, with each token's own adapter."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
+from app.ml.engine.drafted import host_norms
 from app.ml.engine.drafted.passes import PassTensors
 from app.ml.engine.drafted.rows import KeyValueRows
+from app.ml.engine.drafted.short_products import lay_out, product
 from app.ml.engine.drafted.trie import choose
 from app.ml.engine.packed.anatomy import Anatomy, rotary_of
-from app.ml.engine.packed.fused import Passes, passes_for
+from app.ml.engine.packed.fused import passes_for
 from app.ml.engine.packed.norms import gain_of
 from app.ml.engine.packed.stacking import stack_weights
 
@@ -37,14 +39,43 @@ class SlotLayer:
     """[L, slots, O, r]: s B; zero where a target has no adapter"""
     gain: torch.Tensor | None
     """[L, slots, O] fp32: g; None where no adapter has DoRA"""
+    _views: dict[tuple[int, int], "SlotViews"] = field(default_factory=dict, repr=False, compare=False)
+
+    def views(self, layer: int, slot: int) -> "SlotViews":
+        """Returns one adapter's factors in one layer; to cut them out anew for each pass costs as much as the products."""
+        found = self._views.get((layer, slot))
+        if found is None:
+            scaled_b = self.scaled_b[layer, slot]
+            found = self._views[layer, slot] = SlotViews(
+                self.factor_a[layer, slot].T,
+                tuple(scaled_b[columns].T for columns in self.columns),
+                None if self.gain is None else self.gain[layer, slot],
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class SlotViews:
+    """Views of an adapter's factors in one fused linear layer."""
+
+    a: torch.Tensor
+    """[I, m * r]"""
+    b: tuple[torch.Tensor, ...]
+    """[r, O of the target] each"""
+    gain: torch.Tensor | None
+    """[O] fp32"""
 
 
 @dataclass(frozen=True)
 class _Linear:
     weight: torch.Tensor
     bias: torch.Tensor | None
+    laid_out: torch.Tensor | None = None
+    """The weight once more, for short products on a CPU."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.laid_out is not None:
+            return product(x, self.laid_out)
         return torch.nn.functional.linear(x, self.weight)
 
 
@@ -109,8 +140,8 @@ class CachedNetwork:
         self._embedding_scale = float(torch.tensor(anatomy.embedding_scale, dtype=self.embedding.dtype))
         self.head: torch.Tensor = network.get_output_embeddings().weight.data
         self._final_gain = gain_of(network.model.norm, anatomy.norm_offset)
-        self._passes: Passes = passes_for(self.embedding.device)
-        self._layers = [_read_layer(layer, anatomy) for layer in network.model.layers]
+        self._add_norm = _add_norm_for(self.embedding)
+        self._layers = _lay_out([_read_layer(layer, anatomy) for layer in network.model.layers])
         self.slots: dict[str, SlotLayer] = {}
         self.angles = _angle_tables(network, anatomy, self.embedding, most_positions)
         """Kind of layer -> [positions, D] of the weights' dtype: cosines, then sines, of half a head each"""
@@ -183,11 +214,11 @@ class CachedNetwork:
         self, tokens: PassTensors, steps: Steps, rows: KeyValueRows, edges: torch.Tensor, head: torch.Tensor, *, width: int
     ) -> PassOutput:
         """Reads a pass's tokens into the rows and judges the scored ones; `head` [columns, D], `width` as in `choose`."""
-        anatomy, passes, eps, dtype = self.anatomy, self._passes, self.anatomy.norm_eps, self.dtype
+        anatomy, add_norm, eps = self.anatomy, self._add_norm, self.anatomy.norm_eps
         hidden = torch.nn.functional.embedding(tokens.ids, self.embedding)
         if self._embedding_scale != 1.0:
             hidden = hidden * self._embedding_scale
-        _, x, _ = passes.add_norm(hidden, None, self._layers[0].before_attention, eps, dtype)
+        _, x = add_norm(hidden, None, self._layers[0].before_attention, eps)
         for index, layer in enumerate(self._layers):
             heads = self._linear("qkv", x, layer, steps, index)
             query = steps.rotate_store(
@@ -195,16 +226,16 @@ class CachedNetwork:
             )
             delta = self._linear("out", steps.attend(query, index), layer, steps, index)
             if layer.after_attention is not None:
-                _, delta, _ = passes.add_norm(delta, None, layer.after_attention, eps, dtype)
-            hidden, x, _ = passes.add_norm(hidden, delta, layer.before_mlp, eps, dtype)
+                _, delta = add_norm(delta, None, layer.after_attention, eps)
+            hidden, x = add_norm(hidden, delta, layer.before_mlp, eps)
             delta = self._linear("down", self._gate_up(x, layer, steps, index), layer, steps, index)
             if layer.after_mlp is not None:
-                _, delta, _ = passes.add_norm(delta, None, layer.after_mlp, eps, dtype)
+                _, delta = add_norm(delta, None, layer.after_mlp, eps)
             is_last = index + 1 == len(self._layers)
             if is_last:
                 hidden, delta = hidden.index_select(0, tokens.scored), delta.index_select(0, tokens.scored)
             gain = self._final_gain if is_last else self._layers[index + 1].before_attention
-            hidden, x, _ = passes.add_norm(hidden, delta, gain, eps, dtype)
+            hidden, x = add_norm(hidden, delta, gain, eps)
         logits = self.logits(x, head)
         best, log_p = choose(
             logits,
@@ -236,7 +267,7 @@ class CachedNetwork:
 
     def _gate_up(self, x: torch.Tensor, layer: _Layer, steps: Steps, index: int) -> torch.Tensor:
         linear = layer.linear["gate_up"]
-        if linear.bias is None and "gate_up" not in self.slots:
+        if linear.bias is None and linear.laid_out is None and "gate_up" not in self.slots:
             return steps.gated_product(x, linear.weight, self.anatomy.activation)
         return steps.gate(self._linear("gate_up", x, layer, steps, index), self.anatomy.activation)
 
@@ -246,6 +277,20 @@ class CachedNetwork:
             return (anatomy.heads if target == "q_proj" else anatomy.key_value_heads) * anatomy.head_dim
         name = next(name for name, targets in LINEAR_LAYERS.items() if target in targets)
         return self.layer_size(name)[0] // len(LINEAR_LAYERS[name])
+
+
+def _add_norm_for(weight: torch.Tensor) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    if host_norms.serves(weight.device, weight.dtype):
+        return host_norms.add_norm
+    passes, dtype = passes_for(weight.device), weight.dtype
+
+    def add_norm(
+        x: torch.Tensor, delta: torch.Tensor | None, gain: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total, normed, _ = passes.add_norm(x, delta, gain, eps, dtype)
+        return total, normed
+
+    return add_norm
 
 
 def _read_layer(layer: Any, anatomy: Anatomy) -> _Layer:
@@ -274,6 +319,17 @@ def _read_layer(layer: Any, anatomy: Anatomy) -> _Layer:
         gain_of(layer.post_feedforward_layernorm, offset) if has_four_norms else None,
         head_gain,
     )
+
+
+def _lay_out(layers: Sequence[_Layer]) -> list[_Layer]:
+    linears = [linear for layer in layers for linear in layer.linear.values()]
+    laid_out = iter(
+        [
+            replace(linear, laid_out=laid_out)
+            for linear, laid_out in zip(linears, lay_out([linear.weight for linear in linears]), strict=True)
+        ]
+    )
+    return [replace(layer, linear={name: next(laid_out) for name in layer.linear}) for layer in layers]
 
 
 def _angle_tables(network: Any, anatomy: Anatomy, like: torch.Tensor, most_positions: int) -> dict[str, torch.Tensor]:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from app.ml.engine.objective import CROSS_ENTROPY, Objective
 from app.ml.engine.packed.anatomy import Anatomy, find_anatomy, rotary_of
 from app.ml.engine.packed.attention import attend
 from app.ml.engine.packed.fused import Passes, passes_for
 from app.ml.engine.packed.gating import gated
-from app.ml.engine.packed.head import summed_cross_entropy
+from app.ml.engine.packed.head import choice_logits, summed_choice_loss, summed_cross_entropy
 from app.ml.engine.packed.norms import add_norm, gain_of, head_norm, rms_norm
 from app.ml.engine.packed.packs import PackedRows
 from app.ml.engine.packed.projection import Projection, stack_projections
@@ -42,11 +43,19 @@ class PackedNetwork:
     """Runs a network that peft has wrapped, on its own weights; built once a run, after the adapter is attached."""
 
     def __init__(
-        self, network: Any, anatomy: Anatomy, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None
+        self,
+        network: Any,
+        anatomy: Anatomy,
+        *,
+        dropout: float,
+        is_checkpointing: bool = False,
+        objective: Objective = CROSS_ENTROPY,
+        passes: Passes | None = None,
     ) -> None:
         """Fuses the layers' weights in place; `network` goes on working through transformers and peft.
 
-        `is_checkpointing`: keep only each layer's input for the backward pass, and compute the rest twice.
+        `is_checkpointing`: keep only each layer's input for the backward pass, and compute the rest twice. Rows must be
+        packed with the objective's choices.
         """
         base = network.get_base_model()
         self._anatomy = anatomy
@@ -56,6 +65,10 @@ class PackedNetwork:
         self._embedding_scale = float(torch.tensor(anatomy.embedding_scale, dtype=self._embedding.dtype))
         self._head = base.get_output_embeddings().weight
         self._final_gain = gain_of(base.model.norm, anatomy.norm_offset)
+        self._objective = objective
+        if objective.choices is not None:
+            tokens = torch.tensor(objective.choices.tokens, device=self._head.device)
+            self._choice_head = self._head.detach()[tokens].float()
         self._is_checkpointing = is_checkpointing
         self._dropout = dropout
         self._passes = passes if passes is not None else passes_for(self._embedding.device)
@@ -83,7 +96,19 @@ class PackedNetwork:
                 projection.dropout = self._dropout if is_training else 0.0
 
     def summed_loss(self, rows: PackedRows) -> torch.Tensor:
-        """Returns the sum over trained tokens of -log p(token), as an fp32 scalar."""
+        """Returns the sum over trained tokens of the objective's loss, as an fp32 scalar."""
+        final, softcap, objective = self._final_states(rows), self._anatomy.head_softcap, self._objective
+        if rows.allowed is not None:
+            head = self._choice_head
+            return summed_choice_loss(final, head, rows.labels, rows.allowed, rows.soft, softcap, objective)
+        return summed_cross_entropy(final, self._head, rows.labels, softcap, self._passes, focal_gamma=objective.focal_gamma)
+
+    def choice_logits(self, rows: PackedRows) -> torch.Tensor:
+        """Returns `[S, C]` fp32 of the choices of rows, where the objective is over choices."""
+        return choice_logits(self._final_states(rows), self._choice_head, self._anatomy.head_softcap)
+
+    def _final_states(self, rows: PackedRows) -> torch.Tensor:
+        """Returns `[S, D]`: the trained tokens' states behind the last norm."""
         anatomy = self._anatomy
         hidden = torch.nn.functional.embedding(rows.ids, self._embedding)
         if self._embedding_scale != 1.0:
@@ -100,7 +125,7 @@ class PackedNetwork:
                 hidden, delta = run(*arguments)
         assert delta is not None
         _, final = add_norm(hidden, delta, self._final_gain, anatomy.norm_eps, self._head.dtype, self._passes)
-        return summed_cross_entropy(final, self._head, rows.labels, anatomy.head_softcap, self._passes)
+        return final
 
     def _run_layer(
         self,
@@ -174,11 +199,16 @@ class PackedNetwork:
 
 
 def find_packed_network(
-    network: Any, *, dropout: float, is_checkpointing: bool = False, passes: Passes | None = None
+    network: Any,
+    *,
+    dropout: float,
+    is_checkpointing: bool = False,
+    objective: Objective = CROSS_ENTROPY,
+    passes: Passes | None = None,
 ) -> PackedNetwork | None:
     """Returns the packed form of a network that peft has wrapped, or None where it has to run padded."""
     anatomy = find_anatomy(network.get_base_model())
     adapts_embedding = any("lora_embedding" in name for name, _ in network.named_parameters())
     if anatomy is None or adapts_embedding:
         return None
-    return PackedNetwork(network, anatomy, dropout=dropout, is_checkpointing=is_checkpointing, passes=passes)
+    return PackedNetwork(network, anatomy, dropout=dropout, is_checkpointing=is_checkpointing, objective=objective, passes=passes)

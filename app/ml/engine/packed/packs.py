@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from app.ml.engine.batching import IGNORED, TokenRow
+from app.ml.engine.batching import IGNORED, TokenRow, trained_count
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import pinned, to_device
+from app.ml.engine.soft_targets import SoftTargets
 
 # A captured graph runs one shape. Shapes rounded up to these recur, at the cost of a few idle tokens.
 _ROUND_TOKENS, _ROUND_WIDTH, _ROUND_ROWS, _ROUND_TRAINED = 128, 16, 8, 128
@@ -54,7 +56,11 @@ class PackedRows:
     trained: torch.Tensor
     """[S] int64: the tokens whose successor is trained"""
     labels: torch.Tensor
-    """[S] int64: those successors; negative where idle"""
+    """[S] int64: those successors, or their columns where only some compete; negative where idle"""
+    allowed: torch.Tensor | None = None
+    """[S, C] bool: what competes with each; None: everything"""
+    soft: torch.Tensor | None = None
+    """[S, C] fp32: what teachers would choose; None: nobody was asked"""
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,15 @@ class HostPack:
     numbers: torch.Tensor
     """[3 N + 2 S] int64, pinned where a GPU follows"""
     label_count: int
+    allowed: torch.Tensor | None = None
+    soft: torch.Tensor | None = None
+    """Both as in `PackedRows`"""
 
     def on(self, device: torch.device) -> PackedRows:
         """Copies it to a device."""
-        return view_numbers(self.shape, to_device(self.numbers, device))
+        allowed = None if self.allowed is None else to_device(self.allowed, device)
+        soft = None if self.soft is None else to_device(self.soft, device)
+        return view_numbers(self.shape, to_device(self.numbers, device), allowed, soft)
 
 
 def token_count(row: TokenRow) -> int:
@@ -76,10 +87,10 @@ def token_count(row: TokenRow) -> int:
     return len(row.prompt) + len(row.answer) - 1
 
 
-def shape_of(rows: Sequence[TokenRow]) -> PackShape:
-    """Returns the shape of rows laid end to end, without idle tokens."""
+def shape_of(rows: Sequence[TokenRow], choices: ChoiceTable | None = None) -> PackShape:
+    """Returns the shape of rows laid end to end, without idle tokens; with `choices` nothing else is trained."""
     lengths = list(map(token_count, rows))
-    return PackShape(sum(lengths), sum(len(row.answer) for row in rows), len(rows), max(lengths))
+    return PackShape(sum(lengths), sum(trained_count(row, choices) for row in rows), len(rows), max(lengths))
 
 
 def recurring_shape(exact: PackShape, known: Iterable[PackShape]) -> PackShape:
@@ -96,9 +107,17 @@ def recurring_shape(exact: PackShape, known: Iterable[PackShape]) -> PackShape:
     return nearest if nearest.cost <= rounded.cost * _TAKEN_AGAIN else rounded
 
 
-def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostPack:
-    """Lays rows end to end; in a larger `shape` the rest is filled with tokens that train nothing."""
-    exact = shape_of(rows)
+def pack_rows(
+    rows: Sequence[TokenRow],
+    shape: PackShape | None = None,
+    choices: ChoiceTable | None = None,
+    soft: SoftTargets | None = None,
+) -> HostPack:
+    """Lays rows end to end; in a larger `shape` the rest is filled with tokens that train nothing.
+
+    With `choices` nothing else is trained; `soft` is over the same.
+    """
+    exact = shape_of(rows, choices)
     shape = shape or exact
     width = shape.width
     ids: list[int] = []
@@ -106,14 +125,22 @@ def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostP
     places: list[int] = []
     trained: list[int] = []
     labels: list[int] = []
+    menus: list[int] = []
     for index, row in enumerate(rows):
         start, length = len(ids), token_count(row)
         ids += row.prompt
         ids += row.answer[:-1]
         positions += range(length)
         places += range(index * width, index * width + length)
-        trained += range(start + len(row.prompt) - 1, start + length)
-        labels += row.answer
+        first = start + len(row.prompt) - 1
+        if choices is None:
+            trained += range(first, start + length)
+            labels += row.answer
+        else:
+            chosen = choices.of(row.answer)
+            trained += [first + place for place in chosen.places]
+            labels += chosen.labels
+            menus += chosen.menus
     idle = shape.tokens - exact.tokens
     ids += [0] * idle
     positions += [0] * idle
@@ -121,12 +148,27 @@ def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostP
     idle = shape.trained - exact.trained
     trained += [0] * idle
     labels += [IGNORED] * idle
-    return HostPack(shape, pinned(torch.tensor(ids + positions + places + trained + labels)), exact.trained)
+    allowed = None
+    if choices is not None:
+        # Where idle, everything competes: nothing at all would be no distribution.
+        allowed = torch.ones(shape.trained, len(choices.tokens), dtype=torch.bool)
+        allowed[: exact.trained] = choices.allowed(menus)
+        allowed = pinned(allowed)
+    wanted = None
+    if soft is not None:
+        wanted = torch.zeros(shape.trained, len(soft.choices.tokens))
+        wanted[: exact.trained] = soft.of((row.example, row.answer) for row in rows)
+        wanted = pinned(wanted)
+    numbers = pinned(torch.tensor(ids + positions + places + trained + labels))
+    return HostPack(shape, numbers, exact.trained, allowed, wanted)
 
 
-def view_numbers(shape: PackShape, numbers: torch.Tensor) -> PackedRows:
+def view_numbers(
+    shape: PackShape, numbers: torch.Tensor, allowed: torch.Tensor | None = None, soft: torch.Tensor | None = None
+) -> PackedRows:
     """Cuts a pack's numbers into its parts, without a copy."""
-    return PackedRows(shape, *numbers.split([shape.tokens] * 3 + [shape.trained] * 2))
+    ids, positions, places, trained, labels = numbers.split([shape.tokens] * 3 + [shape.trained] * 2)
+    return PackedRows(shape, ids, positions, places, trained, labels, allowed, soft)
 
 
 def plan_packs(rows: Sequence[TokenRow], token_budget: int) -> Iterator[list[TokenRow]]:

@@ -108,6 +108,8 @@ def test_every_trained_parameter_is_in_one_group_and_no_group_is_empty(
 def test_a_setting_that_does_nothing_is_told() -> None:
     assert len(unused_settings(replace(SMALL, loraplus_lr_ratio=2.0))) == 1
     assert unused_settings(SMALL) == []
+    assert len(unused_settings(replace(SMALL, min_lr_rate=0.1, lr_scheduler_type="constant"))) == 1
+    assert unused_settings(replace(SMALL, min_lr_rate=0.1)) == []
     assert unused_settings(replace(SMALL, loraplus_lr_ratio=2.0, lora_target=("embed_tokens",))) == []
 
 

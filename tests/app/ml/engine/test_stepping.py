@@ -28,6 +28,7 @@ class SmallDevice:
 
     def __init__(self, inner: Any, most_tokens: int) -> None:
         self._inner, self._most = inner, most_tokens
+        self.objective = inner.objective
         self.cleared = 0
 
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[Any]:

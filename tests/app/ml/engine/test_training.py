@@ -239,6 +239,14 @@ def test_a_schedule_is_the_one_of_its_formula(schedule: Scheduler, expected: lis
     assert factors(schedule, 0.3, 6) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("schedule", "last"), [("linear", 0.1 + 0.9 * 0.25), ("constant", 1.0)])
+def test_a_schedule_ends_at_its_floor(schedule: Scheduler, last: float) -> None:
+    spec = FinetuneSpec(lr_scheduler_type=schedule, warmup_ratio=0.3, min_lr_rate=0.1)
+    assert learning_rate_factor(spec, 5, 6) == pytest.approx(last)
+    assert learning_rate_factor(spec, 1, 6) == 1.0
+    assert learning_rate_factor(replace(spec, lr_scheduler_type="cosine"), 999, 1000) == pytest.approx(0.1, abs=1e-5)
+
+
 @given(st.sampled_from(["cosine", "linear", "constant"]), st.floats(0, 1), st.integers(1, 60))
 def test_a_learning_rate_rises_in_warm_up_then_never_again(schedule: Scheduler, warmup: float, steps: int) -> None:
     values = factors(schedule, warmup, steps)
