@@ -209,7 +209,9 @@ def open_house(root: Path) -> Iterator[House]:
         for process in house.processes.values():
             process.start()
         for service in (*house.processes, "database"):
-            assert house.wait(lambda service=service: house.is_ready(service), 120), house.tail(service)  # type: ignore[misc]
+            assert house.wait(lambda service=service: house.is_ready(service), 300), (
+                f"{service} did not start: {house.tail(service)}"
+            )  # type: ignore[misc]
         yield house
     finally:
         if house is not None:
