@@ -140,7 +140,7 @@ def die_at_a_point(house: House, rng: random.Random) -> Done | None:
         log = (house.root / "logs" / f"{worker}.log").read_text(errors="replace")
         return mark in log[said:] or "child_crashed" in log[said:]
 
-    reached = house.wait(has_died, 60)
+    reached = house.wait(has_died, 75)
     # Disarmed by another start.
     jobs = _running(house)
     began = time.monotonic()
