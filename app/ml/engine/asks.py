@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.decoding import DecodedAnswer
 
+MAX_ALTERNATIVES = 7
+"""Most other answers that may be wanted."""
+
 
 @dataclass(frozen=True)
 class Ask:
