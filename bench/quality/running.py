@@ -38,6 +38,8 @@ class RunRequest:
     overrides: Mapping[str, Any]
     seed: int
     is_report: bool
+    decisions: str = ""
+    """Ways of `decide_by`, with commas between, in which the parts are answered once more, as parts of their own."""
 
     @property
     def key(self) -> str:
@@ -75,6 +77,9 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
         examined = _examined(request, assignment, adapter, ending.result["checksum"], folder, material)
         parts = {name: answer_part(examined, rows) for name, rows in material.scored.items()}
         scope = _scope(examined, material, parts)
+        for decision in filter(None, request.decisions.split(",")):
+            asked = replace(examined, wishes={"decide_by": decision})
+            parts |= {f"{name} by {decision}": answer_part(asked, rows) for name, rows in material.scored.items()}
         answered_s = time.monotonic() - began - trained_s
         card = read_card(adapter)
     metrics = ending.result["metrics"]
