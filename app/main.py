@@ -21,6 +21,7 @@ from app.access.sessions import Sessions, session_secret
 from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
+from app.answers.backends.answerers import AnswererPool
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
 from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
@@ -225,7 +226,9 @@ def build_answer_backend(settings: Settings, store: ModelStore, blobs: BlobStore
     """Returns the backend that the deployment chose."""
     match settings.answer_backend:
         case "answerer":
-            return AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
+            answerers = {url: AnswererBackend(url, timeout_s=settings.answer_timeout_s) for url in settings.answerer_urls}
+            only = next(iter(answerers.values()))
+            return only if len(answerers) == 1 else AnswererPool(answerers, timeout_s=settings.answer_timeout_s)
         case "openai_upstream":
             key = settings.upstream_api_key
             return OpenAIUpstreamBackend(
