@@ -84,8 +84,7 @@ class ManagedProcess:
             self.start()
         else:
             self._succeed(timeout_s)
-        if self.health_url is not None:
-            self._await_health(self.health_url)
+        self.wait_until_healthy()
 
     def _succeed(self, timeout_s: float) -> None:
         before = self.process
@@ -106,11 +105,18 @@ class ManagedProcess:
         if before is not None:
             _end(before, timeout_s)
 
-    def _await_health(self, url: str) -> None:
+    def wait_until_healthy(self) -> None:
+        """Returns once it says that it is of use; at once where it has no way to say so.
+
+        Raises:
+            StackError: it has ended, or two minutes are over.
+        """
+        if self.health_url is None:
+            return
         deadline = time.monotonic() + _START_S
         while self.exit_code is None and time.monotonic() < deadline:
             try:
-                with urlopen(url, timeout=5):  # noqa: S310  # our own process on loopback
+                with urlopen(self.health_url, timeout=5):  # noqa: S310  # our own process on loopback
                     return
             except OSError:
                 time.sleep(0.1)
@@ -176,6 +182,10 @@ class Stack:
         """
         for kind in ("answerer", "api", "worker"):
             for process in self._of_kind(kind):
+                # One that died a moment ago is no other to rely on.
+                self.restart_dead()
+                for other in self._of_kind(kind):
+                    other.wait_until_healthy()
                 process.restart(self.settings.stop_grace_s + 10)
                 yield process.name
 
