@@ -33,7 +33,7 @@ from app.answers.model_names import ModelNames
 from app.answers.retention import AnswerRetention
 from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
@@ -89,7 +89,7 @@ def create_app(
     store = ModelStore(settings.models_dir, settings.base_models)
     bell = doorbell or CeleryDoorbell(make_celery(settings.resolved_broker_url))
     names = ModelNames(engine, store)
-    blobs = LocalBlobStore(settings.blobs_dir)
+    blobs = open_blobs(settings.blobs_url, settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
     lag = LoopLag()

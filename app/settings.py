@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL (postgresql+psycopg://…); none: SQLite in data_dir.")
     ] = None
+    blobs_url: Annotated[
+        str | None,
+        Field(
+            pattern="^s3://[^/]+", description="Where files, checkpoints and adapters are (s3://bucket/prefix); none: data_dir."
+        ),
+    ] = None
     broker_url: Annotated[
         str | None, Field(description="Celery broker (redis://… or amqp://…); none: the redis-server that `dianda up` starts.")
     ] = None
