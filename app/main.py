@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from operator import attrgetter
 
 import structlog
 from anyio import CapacityLimiter
@@ -57,6 +58,7 @@ from app.http.early_refusal import EarlyRefusal
 from app.http.errors import install_error_handlers
 from app.http.limits import RequestLimits
 from app.http.loop_lag import LoopLag
+from app.http.strict_json import StrictJson
 from app.http.turns import Turns
 from app.jobs import endpoints as jobs
 from app.jobs import repository as job_rows
@@ -135,6 +137,8 @@ def create_app(
         version="0.1.0",
         lifespan=lifespan,
         form_limits={"max_files": 1, "max_fields": 16},
+        # What generated clients call their methods.
+        generate_unique_id_function=attrgetter("name"),
     )
     app.state.engine = engine
     app.state.key_ring = ring
@@ -157,6 +161,7 @@ def create_app(
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
     app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
+    app.add_middleware(StrictJson)
     app.add_middleware(
         RequestLimits,
         limit_bytes=settings.max_body_bytes,

@@ -23,23 +23,26 @@ from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import device_facts
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
+from app.ml.engine.fresh_rows import fresh_rows
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.ranks import join_ranks
+from app.ml.engine.solved_questions import bound_renderer
+from app.ml.engine.teaching import ask_teachers
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
-from app.ml.formats.reading import read_examples
 from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
 from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import index_questions, load_base, some_rows, vocabulary_of
+from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -106,20 +109,22 @@ class LineHooks:
 
 
 def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
-    """Trains, scores the held-out rows, and leaves the adapter and the loss curve in the output folder."""
+    """Reads the rows, trains, and leaves the adapter and the loss curve in the output folder."""
+    examples = some_rows(read_stored(assignment.dataset), "training_file")
+    held_out = None if assignment.validation is None else some_rows(read_stored(assignment.validation), "validation_file")
+    return finetune_rows(assignment, examples, held_out, folder, line)
+
+
+def finetune_rows(
+    assignment: Assignment, examples: list[Example], held_out_examples: list[Example] | None, folder: Path, line: Line
+) -> Message:
+    """Trains on rows, scores the held-out ones, and leaves the adapter and the loss curve in the output folder."""
     spec = spec_from_mapping(assignment.spec)
     # Checked when the job was posted too; since then the base model may have been imported anew.
     shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
-    examples = some_rows(read_examples(Path(assignment.dataset)), "training_file")[: spec.max_samples]
+    examples = in_code_order(examples[: spec.max_samples], spec)
     base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
-    renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
-    rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
-    if dropped:
-        line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
-    if assignment.memory_limit_gib is not None:
-        longest = max(len(row.prompt) + len(row.answer) for row in rows)
-        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
     vocabulary = vocabulary_of(examples, assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
     card = AdapterCard(
@@ -129,13 +134,37 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         spec=spec,
         precision=base.precision,
         seed=assignment.seed,
-        wrapper=renderer.wrapper,
+        wrapper=find_wrapper([example.question for example in examples]),
         vocabulary=vocabulary,
         metrics={},
         versions=_versions(),
     )
     index = index_questions(examples, card)
-    held_out = _held_out(assignment, AdapterInTraining(card, index, folder), base, grammar, line)
+    renderer = bound_renderer(card.renderer, index, vocabulary)
+    rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
+    if dropped:
+        line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
+    if assignment.memory_limit_gib is not None:
+        longest = max(len(row.prompt) + len(row.answer) for row in rows)
+        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
+    held_out = None
+    if held_out_examples is not None:
+        adapter = AdapterInTraining(card, index, folder)
+        held_out = _held_out(in_code_order(held_out_examples, spec), adapter, renderer, base, grammar, line)
+    soft = None
+    if assignment.teachers:
+        line.say(Note(f"Asking {len(assignment.teachers)} adapter(s) about the training rows."))
+        soft = ask_teachers(
+            base,
+            [Path(teacher) for teacher in assignment.teachers],
+            examples,
+            ChoiceTable(grammar),
+            cutoff_len=spec.cutoff_len,
+            temperature=spec.distill_temperature,
+            is_cut_short=lambda: line.wish() is not Wish.NONE,
+        )
+        if soft is None:
+            return Stopped()
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
     plan = TrainPlan(
         spec,
@@ -147,6 +176,8 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
         grammar=grammar,
+        fresh_rows=fresh_rows(examples, renderer, base.tokenizer, spec, seed=assignment.seed),
+        soft=soft,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
@@ -180,7 +211,7 @@ def finetune(assignment: Assignment, folder: Path, line: Line) -> Message:
     save_adapter(result.network, unsealed)
     write_card(unsealed, card)
     index.save(unsealed)
-    confidence = _observed(assignment, base, result, unsealed, examples, renderer, line)
+    confidence = _observed(held_out_examples, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()
     metrics |= confidence.to_metrics()
@@ -208,12 +239,14 @@ def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGram
 
 
 def _held_out(
-    assignment: Assignment, adapter: AdapterInTraining, base: LoadedModel, grammar: AnswerGrammar, line: Line
-) -> HeldOut | None:
-    if assignment.validation is None:
-        return None
-    examples = some_rows(read_examples(Path(assignment.validation)), "validation_file")
-    renderer, cutoff_len = adapter.card.renderer, adapter.card.spec.cutoff_len
+    examples: list[Example],
+    adapter: AdapterInTraining,
+    renderer: PromptRenderer,
+    base: LoadedModel,
+    grammar: AnswerGrammar,
+    line: Line,
+) -> HeldOut:
+    cutoff_len = adapter.card.spec.cutoff_len
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=cutoff_len, adapter=adapter)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))
@@ -229,7 +262,7 @@ def _final_scores(base: LoadedModel, result: TrainResult, held_out: HeldOut, lin
 
 
 def _observed(
-    assignment: Assignment,
+    held_out: list[Example] | None,
     base: LoadedModel,
     result: TrainResult,
     unsealed: Path,
@@ -238,7 +271,7 @@ def _observed(
     line: Line,
 ) -> Confidence | None:
     """Returns what the held-out rows say of the adapter's confidence; None where a wish came between."""
-    if assignment.validation is None:
+    if held_out is None:
         return Confidence()
     # Answered as the answerer will: the saved adapter, on the bare base model.
     base.network = result.network.unload()
@@ -246,7 +279,7 @@ def _observed(
         AnswerEngine(base, most_adapters=1),
         unsealed,
         examples=examples,
-        held_out=read_examples(Path(assignment.validation)),
+        held_out=held_out,
         renderer=renderer,
         budget_s=_OBSERVING_SHARE * result.state.seconds + _OBSERVING_S,
         line=line,

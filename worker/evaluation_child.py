@@ -21,12 +21,11 @@ from app.ml.errors import DatasetFormatError, PromptTooLong
 from app.ml.evaluated_rows import EvaluatedRow
 from app.ml.evaluation_metrics import measure
 from app.ml.formats.example import Example
-from app.ml.formats.reading import read_examples
 from app.ml.prompting import Wrapper, find_wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import index_questions, load_base, some_rows, vocabulary_of
+from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -55,9 +54,9 @@ class Examined:
 
 def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
     """Answers the rows that earlier attempts left, and returns the metrics of all rows."""
-    examples = some_rows(read_examples(Path(assignment.dataset)), "file")[: assignment.max_rows]
+    examples = some_rows(read_stored(assignment.dataset), "file")[: assignment.max_rows]
     base = load_base(assignment, precision="auto")
-    examined = _examined(assignment, folder, base, examples)
+    examined = examine(assignment, folder, base, examples)
     rows = _rows_of_before(assignment)
     done = {row.row for row in rows}
     left = [example for example in examples if example.row not in done]
@@ -154,7 +153,8 @@ def _result_of(answer: EngineAnswer) -> AnswerResult:
     )
 
 
-def _examined(assignment: Assignment, folder: Path, base: LoadedModel, examples: Sequence[Example]) -> Examined:
+def examine(assignment: Assignment, folder: Path, base: LoadedModel, examples: Sequence[Example]) -> Examined:
+    """Brings the model that an assignment names into memory, on a loaded base model."""
     engine = AnswerEngine(base, most_adapters=1)
     if assignment.adapter_folder is None:
         codes = frozenset(code for example in examples for code in example.codes)
@@ -177,7 +177,7 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     """Makes an adapter's folder of a checkpoint's weights and the training's spec and rows, as the end of a training does."""
     assert assignment.training is not None
     spec = spec_from_mapping(assignment.spec["training_spec"])
-    examples = some_rows(read_examples(Path(assignment.training)), "model")[: spec.max_samples]
+    examples = in_code_order(some_rows(read_stored(assignment.training), "model")[: spec.max_samples], spec)
     card = AdapterCard(
         base_model=assignment.base_model,
         base_model_checksum=assignment.base_model_checksum,
@@ -199,7 +199,7 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
 
 def _training_of(assignment: Assignment, card: AdapterCard, place: Path) -> TrainingKnowledge | None:
     if assignment.training is not None:
-        rows = read_examples(Path(assignment.training))[: card.spec.max_samples]
+        rows = read_stored(assignment.training)[: card.spec.max_samples]
         return TrainingKnowledge.of_rows(rows, card.wrapper)
     index = find_question_index(place)
     # Of more questions it holds a part, and an answer that it lacks may have been trained all the same.

@@ -17,7 +17,7 @@ from app.http.context import RequestContext
 from app.http.direct_route import DirectRoute
 from app.http.errors import install_error_handlers
 from app.logs import configure_logs
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.model_store import ModelStore
@@ -54,6 +54,7 @@ class Room(Protocol):
         alternatives: int,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
         deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
         """Answers questions, in order; cancelled when the asker goes away."""
@@ -96,6 +97,7 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
             alternatives=body.alternatives,
             mode=body.mode,
             precision=body.precision,
+            decide_by=body.decide_by,
             deadline_s=body.deadline_s,
         )
         return Response(orjson.dumps({"results": [_result(one) for one in answers]}), media_type="application/json")

@@ -17,7 +17,7 @@ from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.errors import AppError
 from app.fault_points import reach
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import Ask, EngineAnswer
 from app.ml.engine.device import choose_dtype, device_facts, pick_device, use_threads
@@ -93,6 +93,7 @@ class EngineRoom:
         alternatives: int,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
         deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
         """Answers questions beside those of other callers; cancelling it takes them out again.
@@ -117,7 +118,7 @@ class EngineRoom:
         self._pending += len(questions)
         try:
             deadline = None if deadline_s is None else time.monotonic() + deadline_s
-            asks = [Ask(question, checksum, alternatives, mode, precision) for question in questions]
+            asks = [Ask(question, checksum, alternatives, mode, precision, decide_by) for question in questions]
             return await self._answer(asks, checksum, deadline)
         finally:
             self._pending -= len(questions)

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 
 
 class Ask(BaseModel):
@@ -16,6 +16,7 @@ class Ask(BaseModel):
     alternatives: int = Field(ge=0, le=7)
     mode: AnswerMode = "closed"
     precision: float | None = Field(default=None, ge=0.5, le=0.999)
+    decide_by: DecideBy = "answer"
     deadline_s: float | None = Field(default=None, gt=0)
 
 

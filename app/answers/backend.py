@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.errors import Unavailable
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 
 
 class AnswererUnavailable(Unavailable):
@@ -30,6 +30,7 @@ class AnswerRequest:
     mode: AnswerMode = "closed"
     precision: float | None = None
     """Wanted share of right answers among those that are not handed over, 0..1; None: no wish."""
+    decide_by: DecideBy = "answer"
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer; None: the backend's own limit."""
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from app.answers.fallback import FallbackReason
 from app.answers.variants import Variant
 from app.http.schemas import RequestBody, Text
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 
 _ModelName = Annotated[Text, Field(max_length=110, description="Alias, adapter or base model; none: the deployment's own.")]
 _Alternatives = Annotated[int, Field(ge=0, le=7, description="Other answers wanted; the beam is one wider.")]
@@ -30,7 +30,14 @@ _Mode = Annotated[
         "`free`: whatever the model writes. What the vocabulary does not list has `in_vocabulary: false`."
     ),
 ]
-
+_DecideBy = Annotated[
+    DecideBy,
+    Field(
+        description="What is best among the answer and its `alternatives`. `answer`: the likeliest. `set`: the set of codes "
+        "that is likeliest over all orders of its codes. `expected_f1`: the set that shares most with all of them. The last "
+        "two need `alternatives`, go without `precision`, and are never `calibrated`."
+    ),
+]
 
 _User = Annotated[
     Text,
@@ -49,6 +56,7 @@ class Wishes(RequestBody):
     threshold: _Threshold | None = None
     mode: _Mode = "closed"
     precision: _Precision | None = None
+    decide_by: _DecideBy = "answer"
     user: _User | None = None
 
 

@@ -70,13 +70,17 @@ class AnswerService:
 
         Raises:
             TooLarge: a question or the batch is over the deployment's limit.
-            InvalidInput: a question is blank, or both a threshold and a precision are wished.
+            InvalidInput: a question is blank, or two wishes do not go together.
             NotFound: no such model.
         """
         started = time.perf_counter()
         self._check(questions, param)
         if wishes.threshold is not None and wishes.precision is not None:
             raise InvalidInput("A precision brings its own threshold. Send one of the two.", param="precision")
+        if wishes.decide_by != "answer" and not wishes.alternatives:
+            raise InvalidInput(f"decide_by {wishes.decide_by!r} decides among alternatives. Wish for some.", param="decide_by")
+        if wishes.decide_by != "answer" and wishes.precision is not None:
+            raise InvalidInput("A precision is promised of the likeliest answer. Leave decide_by out.", param="decide_by")
         resolved = await self._names.resolve(model or self._default_model)
         book = await self._code_texts.entries()
         asking = _Asking(resolved, book, wishes, started)
@@ -140,6 +144,7 @@ class AnswerService:
                 wishes.alternatives,
                 mode=wishes.mode,
                 precision=wishes.precision,
+                decide_by=wishes.decide_by,
                 deadline_s=self._limits.deadline_s,
             )
         )

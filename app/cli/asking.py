@@ -25,11 +25,21 @@ def ask(
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Hand over below this confidence.")] = None,
     precision: Annotated[float | None, typer.Option(help="Wished share of right answers among those not handed over.")] = None,
     mode: Annotated[str, typer.Option(help="closed, open_values or free.")] = "closed",
+    decide_by: Annotated[
+        str | None, typer.Option(help="What is best among the alternatives: answer, set or expected_f1.")
+    ] = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answers questions; with --json one answer a line."""
-    wishes = {"model": model, "alternatives": alternatives, "threshold": threshold, "precision": precision, "mode": mode}
+    wishes = {
+        "model": model,
+        "alternatives": alternatives,
+        "threshold": threshold,
+        "precision": precision,
+        "mode": mode,
+        "decide_by": decide_by,
+    }
     body = {name: value for name, value in wishes.items() if value is not None}
     given = iter(questions) if questions else (line.strip() for line in sys.stdin)
     with talking(url, as_json=as_json) as (client, terminal):

@@ -58,6 +58,12 @@ def report_html(comparison: Comparison) -> str:
     experiment = comparison.experiment
     name = experiment.name or experiment.id
     created = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(experiment.created_at))
+    validation = experiment.validation_file_id
+
+    def named(file_id: str) -> str:
+        name = comparison.file_names.get(file_id)
+        return file_id if name is None else f"{name} ({file_id})"
+
     rows = next((arm.metrics["rows"] for arm in comparison.arms if "rows" in arm.metrics), None)
     facts = [
         ("实验 Experiment", experiment.id),
@@ -65,8 +71,9 @@ def report_html(comparison: Comparison) -> str:
         ("状态 Status", _STATUS.get(experiment.status, experiment.status)),
         ("创建 Created", created),
         ("随机种子 Seed", str(experiment.seed)),
-        ("训练集 Training file", experiment.training_file_id),
-        ("测试集 Test file", f"{experiment.test_file_id}{'' if rows is None else f' ({rows} 行 rows)'}"),
+        ("训练集 Training file", named(experiment.training_file_id)),
+        *([] if validation is None else [("验证集 Validation file", named(validation))]),
+        ("测试集 Test file", f"{named(experiment.test_file_id)}{'' if rows is None else f', {rows} 行 rows'}"),
         ("固定超参数 Fixed", ", ".join(f"{key}={value}" for key, value in experiment.hyperparameters.items()) or "—"),
     ]
     listed = "".join(f"<tr><td>{escape(key)}</td><td class=words>{escape(value)}</td></tr>" for key, value in facts)

@@ -93,7 +93,7 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
         """Queues a paused job again, to go on from its last checkpoint."""
         return JobObject.of(service.resume(session, job_id, bell=request.app.state.bell))
 
-    @router.get("/{job_id}/events", response_model=ListPage[EventObject])
+    @router.get("/{job_id}/events", response_model=ListPage[EventObject], responses={200: {"content": {"text/event-stream": {}}}})
     def list_events(
         request: Request,
         session: ReadingDep,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.answerer.main import create_app as create_answerer
 from app.answers.backend import Overloaded
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer
 from app.settings import Settings
@@ -49,6 +49,7 @@ class ScriptedRoom:
         alternatives: int,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
         deadline_s: float | None = None,
     ) -> list[EngineAnswer]:
         """Answers; refuses what is beyond the bound, as the real room does."""

@@ -15,8 +15,9 @@ from typing import Any
 from app.durable import BrokenFolder, verify_folder
 from app.ml.adapter_card import AdapterCard, read_card
 from app.ml.calibration import Calibration
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.asks import Ask, EngineAnswer
+from app.ml.engine.deciding import decided
 from app.ml.engine.drafted.engine import DraftedEngine
 from app.ml.engine.drafted.free import FreeQuestion
 from app.ml.engine.drafted.questions import Question
@@ -25,7 +26,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.packed.anatomy import find_anatomy
 from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer, known_codes
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
 
 __all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
 
@@ -152,6 +153,7 @@ class AnswerEngine:
         alternatives: int = 0,
         mode: AnswerMode = "closed",
         precision: float | None = None,
+        decide_by: DecideBy = "answer",
     ) -> list[EngineAnswer]:
         """Answers questions with one adapter that `holds`, or with the base model for `checksum` None.
 
@@ -160,7 +162,7 @@ class AnswerEngine:
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
-        return self.answer_mixed([Ask(question, checksum, alternatives, mode, precision) for question in questions])
+        return self.answer_mixed([Ask(question, checksum, alternatives, mode, precision, decide_by) for question in questions])
 
     def answer_mixed(self, asks: Sequence[Ask]) -> list[EngineAnswer]:
         """Answers questions of any adapters that the engine `holds`.
@@ -173,17 +175,22 @@ class AnswerEngine:
         self._work_off()
         return [future.result() for future in futures]
 
-    def observe(self, questions: Sequence[str], checksum: str) -> list[Observation]:
+    def observe(
+        self, questions: Sequence[str], checksum: str, *, own: Sequence[SolvedQuestion | None] | None = None
+    ) -> list[Observation]:
         """Returns greedy answers with all that calibration needs of them; the adapter's own calibration is left out.
+
+        `own`: of each question the training row that it comes from.
 
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
+        rows = own or [None] * len(questions)
+        asks = [Ask(question, checksum, own=row) for question, row in zip(questions, rows, strict=True)]
         if not self._is_drafted(checksum):
             assert self._padded is not None
-            return self._padded.observe([self._prompt(Ask(question, checksum)) for question in questions], checksum)
+            return self._padded.observe([self._prompt(ask) for ask in asks], checksum)
         assert self.drafted is not None
-        asks = [Ask(question, checksum) for question in questions]
         futures = [self.drafted.submit(ask, self._prompt(ask), _observation_of, keeps_steps=True) for ask in asks]
         self._work_off()
         return [future.result() for future in futures]
@@ -207,6 +214,13 @@ class AnswerEngine:
             raise KeyError(checksum)
         return self._padded.card_of(checksum)
 
+    def _renderer_of(self, checksum: str) -> PromptRenderer:
+        if self.drafted is not None and (adapter := self.drafted.shelf.loaded.get(checksum)) is not None:
+            return adapter.renderer
+        if self._padded is None:
+            raise KeyError(checksum)
+        return self._padded.renderer_of(checksum)
+
     def _start_loading(self, checksum: str, folder: Path) -> "Future[Any]":
         card = read_card(folder)
         if card.base_model_checksum != self._base.checksum:
@@ -227,8 +241,8 @@ class AnswerEngine:
 
     def _prompt(self, ask: Ask) -> list[int]:
         # The base model gets the same plain prompt that `quick` trains on: what it says before it has learnt anything.
-        renderer = PromptRenderer("plain") if ask.checksum is None else self._card_of(ask.checksum).renderer
-        prompt = renderer.encode(ask.question, self._base.tokenizer)
+        renderer = PromptRenderer("plain") if ask.checksum is None else self._renderer_of(ask.checksum)
+        prompt = renderer.encode(ask.question, self._base.tokenizer, own=ask.own)
         if len(prompt) > MAX_PROMPT_TOKENS:
             raise PromptTooLong(f"A question has {len(prompt)} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
         return prompt
@@ -250,7 +264,7 @@ class AnswerEngine:
         assert ask.checksum is not None
         card = self._card_of(ask.checksum)
         alternatives = tuple(other for other in question.beam if other.codes != best.codes)[: ask.alternatives]
-        return EngineAnswer(
+        answer = EngineAnswer(
             best=best,
             alternatives=alternatives,
             prompt_tokens=len(question.prompt),
@@ -262,6 +276,7 @@ class AnswerEngine:
             out_of_scope=card.novelty is not None and question.novelty is not None and question.novelty > card.novelty.limit,
             precision_threshold=self._threshold(card, ask.precision),
         )
+        return decided(answer, ask.decide_by)
 
     def _threshold(self, card: AdapterCard, precision: float | None) -> float | None:
         return None if precision is None or card.calibration is None else _threshold_of(card.calibration, precision)
@@ -287,8 +302,8 @@ class AnswerEngine:
             for _, _, future in taken:
                 future.set_exception(error)
             return
-        for (_, _, future), answer in zip(taken, answers, strict=True):
-            future.set_result(answer)
+        for (ask, _, future), answer in zip(taken, answers, strict=True):
+            future.set_result(decided(answer, ask.decide_by))
 
 
 # A threshold walks the curve of the held-out rows: not for every question anew.

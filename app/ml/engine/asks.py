@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from app.ml.codes import AnswerMode
+from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.decoding import DecodedAnswer
+from app.ml.prompting import SolvedQuestion
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,12 @@ class Ask:
     """Other answers wanted; the beam is one wider."""
     mode: AnswerMode = "closed"
     precision: float | None = None
+    decide_by: DecideBy = "answer"
+    """Over the best answer and its alternatives; without alternatives there is nothing to decide."""
     follow: tuple[str, ...] | None = None
     """A recorded answer that is taken instead of the model's choices, to measure the work that it was on other weights."""
+    own: SolvedQuestion | None = None
+    """The training row that the question comes from, which its prompt does not show."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Everything that a run needs to go on as if it had never stopped.
 
 A checkpoint folder holds the adapter as peft saves it, `optimizer.safetensors`, `random.safetensors` and `state.json`,
-under a manifest, and `best.safetensors` where the best epoch's adapter will be wanted at the end. Nothing is pickled.
+under a manifest, and `best.safetensors` where the best epoch's adapter will be wanted at the end. Where an average is
+published, the adapter is that, and the weights that train on are `training_weights.safetensors`. Nothing is pickled.
 """
 
 import json
@@ -18,7 +19,7 @@ from app.durable import publish_folder, seal_folder
 from app.ml.engine.device import restore_random_state
 from app.ml.engine.lora import restore_adapter, save_adapter
 
-_BEST = "best.safetensors"
+_BEST, _IN_TRAINING = "best.safetensors", "training_weights.safetensors"
 
 
 @dataclass
@@ -45,10 +46,12 @@ def save_checkpoint(
     *,
     random: Mapping[str, torch.Tensor],
     best: Mapping[str, torch.Tensor] | None = None,
+    in_training: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
     """Writes a checkpoint whole or not at all, instead of one that stands there; returns its checksum.
 
-    `random`: every rank's random states, as `Ranks.gather` names them. `best`: see `EpochEvaluation`.
+    `random`: every rank's random states, as `Ranks.gather` names them. `best`: see `EpochEvaluation`. `in_training`: see
+    `WeightAverage`, whose average the network holds meanwhile.
     """
     aside = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -58,6 +61,8 @@ def save_checkpoint(
     save_file(dict(random), aside / "random.safetensors")
     if best:
         save_file(dict(best), aside / _BEST)
+    if in_training:
+        save_file(dict(in_training), aside / _IN_TRAINING)
     (aside / "state.json").write_text(json.dumps(asdict(state)))
     checksum = seal_folder(aside, about={"step": state.step})
     if folder.exists():
@@ -90,7 +95,15 @@ def load_checkpoint(
 
 def load_best(folder: Path) -> dict[str, torch.Tensor]:
     """Returns the best epoch's adapter that a verified checkpoint holds; empty where it holds none."""
-    path = folder / _BEST
+    return _load(folder / _BEST)
+
+
+def load_in_training(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights that train on, where a verified checkpoint's adapter is their average; else empty."""
+    return _load(folder / _IN_TRAINING)
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path) if path.is_file() else {}
 
 

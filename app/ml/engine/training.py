@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import torch
 
 from app.ml.codes import AnswerGrammar
-from app.ml.engine.batching import TokenRow, step_rows
-from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, save_checkpoint
+from app.ml.engine.averaging import WeightAverage
+from app.ml.engine.batching import RowSource, SameRows, TokenRow, step_rows
+from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, load_in_training, save_checkpoint
 from app.ml.engine.device import peak_memory_bytes, random_state, seed_all
 from app.ml.engine.epoch_evaluation import EpochEvaluation
 from app.ml.engine.evaluating import HeldOut
@@ -25,6 +26,7 @@ from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
 from app.ml.engine.objective import make_objective
 from app.ml.engine.ranks import ALONE, Ranks
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.stepping import PackedSource, StepRunner, make_source
 from app.ml.engine.token_budget import plan_token_budget
 from app.ml.spec import FinetuneSpec
@@ -108,8 +110,12 @@ class TrainPlan:
     """Scored after each epoch."""
     saves_last: bool = False
     """Checkpoint the last step too, because long work follows the training."""
+    fresh_rows: RowSource | None = None
+    """As many rows as `rows`, made anew for each epoch; None: `rows` themselves are trained."""
     grammar: AnswerGrammar | None = None
     """Of closed answers; needed where the spec's loss is over what it allows."""
+    soft: SoftTargets | None = None
+    """What the spec's teachers say of the rows, within the same grammar."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,10 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         NothingToTrain: the loss is over choices, and there are none.
     """
     spec, steps = plan.spec, plan.spec.total_steps(len(plan.rows))
+    row_source = SameRows(plan.rows) if plan.fresh_rows is None else plan.fresh_rows
     steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
-    objective = make_objective(spec, plan.grammar)
+    objective = make_objective(spec, plan.grammar, plan.soft)
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
     groups = flat_groups(network, spec)
@@ -171,9 +178,11 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     evaluation = EpochEvaluation(
         base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch, choices=objective.choices
     )
+    average = WeightAverage(groups, spec, steps=steps, steps_per_epoch=steps_per_epoch)
     if plan.resume_from is not None:
         state = load_checkpoint(plan.resume_from, network, optimiser, device=base.device, rank=ranks.rank)
         evaluation.best = load_best(plan.resume_from)
+        average.resume(load_in_training(plan.resume_from))
     hooks.on_start(trainable_parameters=trainable_parameter_count(network), total_steps=steps, resumed_from_step=state.step)
     for note in unused_settings(spec):
         hooks.on_note(note)
@@ -186,7 +195,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         source,
         optimiser,
         groups,
-        lambda step: step_rows(plan.rows, step, batch_size=spec.effective_batch_size, seed=plan.seed),
+        lambda step: step_rows(row_source, step, batch_size=spec.effective_batch_size, seed=plan.seed),
         token_budget=state.token_budget,
         max_grad_norm=spec.max_grad_norm,
         device=base.device,
@@ -198,7 +207,8 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     at_checkpoint = (state.step, len(state.evaluations))
     while True:
         if stopped is Wish.NONE and evaluation.is_due(state):
-            stopped = _evaluate(evaluation, state, hooks, ranks)
+            with average.in_place():
+                stopped = _evaluate(evaluation, state, hooks, ranks)
         is_over = state.step >= steps or evaluation.stops_early(state)
         is_due = plan.saves_last if is_over else state.step % save_every == 0
         is_new = at_checkpoint != (state.step, len(state.evaluations))
@@ -207,7 +217,11 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             folder = plan.checkpoint_folder / f"checkpoint-{state.step}"
             random = ranks.gather(random_state(base.device))
             if ranks.is_first:
-                checksum = save_checkpoint(folder, network, optimiser, state, random=random, best=evaluation.best)
+                in_training = average.weights_in_training()
+                with average.in_place():
+                    checksum = save_checkpoint(
+                        folder, network, optimiser, state, random=random, best=evaluation.best, in_training=in_training
+                    )
                 hooks.on_checkpoint(folder, checksum, state)
         if is_over or stopped is not Wish.NONE:
             break
@@ -220,6 +234,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             state.token_budget = runner.token_budget
             hooks.on_note(f"The device ran out of memory: going on with micro-batches of {runner.token_budget} tokens.")
         state.step += 1
+        average.note(state.step)
         state.trained_tokens += outcome.label_count
         state.seconds = earlier_seconds + time.monotonic() - started - evaluation.seconds
         samples += outcome.samples
@@ -255,6 +270,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
             hooks.on_note(
                 f"Stopped early: {spec.metric_for_best_model} has not improved for {spec.early_stopping_patience} epoch(s)."
             )
+        average.settle()
         scores = evaluation.settle(state)
     return TrainResult(network, state, stopped, trainable_parameter_count(network), scores)
 

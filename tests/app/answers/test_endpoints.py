@@ -95,6 +95,17 @@ class TestOneQuestion:
 
         assert (api.backend.requests[-1].mode, api.backend.requests[-1].precision) == ("open_values", 0.95)
 
+    def test_what_shall_decide_reaches_the_backend(self, api: Api) -> None:
+        ask(api, alternatives=7, decide_by="set")
+
+        assert (api.backend.requests[-1].decide_by, api.backend.requests[-1].alternatives) == ("set", 7)
+
+    @pytest.mark.parametrize("wishes", [{}, {"alternatives": 3, "precision": 0.9}])
+    def test_a_decision_over_sets_is_refused_where_it_cannot_be(self, api: Api, wishes: dict[str, Any]) -> None:
+        response = ask(api, decide_by="expected_f1", **wishes)
+
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "decide_by")
+
     def test_a_threshold_beside_a_precision_is_refused(self, api: Api) -> None:
         response = ask(api, threshold=0.5, precision=0.95)
 

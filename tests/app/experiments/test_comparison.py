@@ -125,6 +125,17 @@ def test_the_report_is_one_page_that_loads_and_runs_nothing(api: Api) -> None:
     assert "完全匹配 Exact match" in response.text
 
 
+def test_the_report_calls_the_files_by_their_names(api: Api) -> None:
+    experiment_id = ended(api, 4, 18)
+    experiment = api.client.get(f"/v1/experiments/{experiment_id}").json()
+    names = {file["id"]: file["filename"] for file in api.client.get("/v1/files").json()["data"]}
+
+    report = api.client.get(f"/v1/experiments/{experiment_id}/report").text
+
+    for file_id in (experiment["training_file"], experiment["test_file"]):
+        assert f"{names[file_id]} ({file_id})" in report
+
+
 def test_a_report_of_an_experiment_that_has_just_begun_is_a_page_too(api: Api) -> None:
     experiment_id = post(api, {"kind": "ramp", "sizes": [8]}).json()["id"]
 

@@ -1,0 +1,143 @@
+"""One run: the worker's own training and the answer engine's own answers, measured by the product's own metrics."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from app.durable import MANIFEST
+from app.ml.adapter_card import read_card
+from app.ml.engine.device import device_facts
+from app.ml.evaluated_rows import EvaluatedRow
+from app.ml.formats.example import Example
+from app.ml.training_knowledge import TrainingKnowledge
+from bench.quality.datasets import Material, material_for_choosing, material_for_report
+from bench.quality.scoring import scope_threshold, score_part, score_scope
+from bench.quality.variants import spec_of
+from bench.train.report import versions
+from worker.assignment import OUTPUT, Assignment
+from worker.child import finetune_rows
+from worker.child_inputs import load_base
+from worker.evaluation_child import Examined, answer_rows, examine
+from worker.line import SilentLine
+from worker.messages import Finished, Message, Note, Refused
+
+_QUESTIONS_AT_ONCE = 64
+_SCOPE_MAY_COST = 0.005
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One variant, seed and data set."""
+
+    data_set: str
+    variant: str
+    overrides: Mapping[str, Any]
+    seed: int
+    is_report: bool
+
+    @property
+    def key(self) -> str:
+        """What tells a run from the others in a file of results."""
+        mode = "report" if self.is_report else "choose"
+        return f"{mode}/{self.data_set}/{self.variant}/{self.seed}"
+
+
+class _PrintedNotes(SilentLine):
+    """Shows what a job would note."""
+
+    def say(self, message: Message) -> None:
+        if isinstance(message, Note):
+            print(f"  {message.text}", flush=True)
+
+
+def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | None = None) -> dict[str, Any]:
+    """Trains, answers every scored part, and returns one line of results.
+
+    Raises:
+        RuntimeError: the training was refused.
+    """
+    make = material_for_report if request.is_report else material_for_choosing
+    material = make(request.data_set, data)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        assignment = _assignment(request, model, threads)
+        calibration = None if material.calibration is None else list(material.calibration)
+        ending = finetune_rows(assignment, list(material.training), calibration, folder, _PrintedNotes())
+        if not isinstance(ending, Finished):
+            raise RuntimeError(ending.message if isinstance(ending, Refused) else "the training stopped")
+        adapter = folder / OUTPUT / "adapter"
+        trained_s = time.monotonic() - began
+        examined = _examined(request, assignment, adapter, ending.result["checksum"], folder, material)
+        parts = {name: answer_part(examined, rows) for name, rows in material.scored.items()}
+        scope = _scope(examined, material, parts)
+        answered_s = time.monotonic() - began - trained_s
+        card = read_card(adapter)
+    metrics = ending.result["metrics"]
+    return {
+        "key": request.key,
+        "data_set": request.data_set,
+        "variant": request.variant,
+        "seed": request.seed,
+        "mode": "report" if request.is_report else "choose",
+        "overrides": dict(request.overrides),
+        "rows": len(material.training),
+        "calibration_rows": 0 if material.calibration is None else len(material.calibration),
+        "verbatim": dict(material.verbatim),
+        "train_loss": metrics["train_loss"],
+        "train_seconds": metrics["train_seconds"],
+        "seconds": {"job": round(trained_s, 1), "answers": round(answered_s, 1)},
+        "temperature": None if card.calibration is None else card.calibration.temperature,
+        "is_calibrated": examined.is_calibrated,
+        "device": device_facts(examined.engine.base.device).name,
+        "precision": examined.engine.base.precision,
+        "versions": versions(),
+        "parts": {name: score_part(rows) for name, rows in parts.items()},
+        "scope": scope,
+    }
+
+
+def answer_part(examined: Examined, rows: Sequence[Example]) -> list[EvaluatedRow]:
+    """Answers rows as an evaluation does."""
+    answered: list[EvaluatedRow] = []
+    for start in range(0, len(rows), _QUESTIONS_AT_ONCE):
+        answered += answer_rows(examined, rows[start : start + _QUESTIONS_AT_ONCE])
+    return answered
+
+
+def _assignment(request: RunRequest, model: Path, threads: int | None) -> Assignment:
+    return Assignment(
+        kind="finetune",
+        base_model=model.name,
+        base_model_folder=str(model),
+        base_model_checksum=json.loads((model / MANIFEST).read_text())["checksum"],
+        dataset="",
+        dataset_checksum="",
+        validation=None,
+        spec=spec_of(request.overrides).to_mapping(),
+        seed=request.seed,
+        resume_from=None,
+        adapter_folder=None,
+        adapter_checksum=None,
+        max_rows=None,
+        threads=threads,
+    )
+
+
+def _examined(
+    request: RunRequest, assignment: Assignment, adapter: Path, checksum: str, folder: Path, material: Material
+) -> Examined:
+    asked = replace(assignment, kind="evaluation", adapter_folder=str(adapter), adapter_checksum=checksum, spec={})
+    examined = examine(asked, folder, load_base(asked, precision=spec_of(request.overrides).precision), [])
+    return replace(examined, training=TrainingKnowledge.of_rows(material.training, examined.wrapper))
+
+
+def _scope(examined: Examined, material: Material, parts: Mapping[str, list[EvaluatedRow]]) -> dict[str, Any] | None:
+    if material.name != "clinc150" or material.calibration is None:
+        return None
+    threshold = scope_threshold(answer_part(examined, material.calibration), may_cost=_SCOPE_MAY_COST)
+    return {name: score_scope(rows, threshold) for name, rows in parts.items()}

@@ -1,0 +1,65 @@
+"""Named overrides of the job spec. Each is what a user would post as `hyperparameters`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.ml.spec import FinetuneSpec, resolve_spec
+
+Overrides = Mapping[str, Any]
+
+# Plain LoRA on all linear layers, as the first look at the H100 had it.
+LORA: Overrides = {
+    "preset": "quick",
+    "num_train_epochs": 8.0,
+    "per_device_train_batch_size": 64,
+    "warmup_ratio": 0.05,
+    "eval_strategy": "no",
+}
+_ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
+# What is told apart, one ingredient a line; what wins is put together in a variants file.
+VARIANTS: Mapping[str, Overrides] = {
+    "recipe": {"preset": "recipe", "eval_strategy": "no"},
+    "lora": LORA,
+    "allowed": _ALLOWED,
+    "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
+    "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
+    "neighbours_12": {**_ALLOWED, "prompt_neighbours": 12},
+    "phrases": {**_ALLOWED, "augment_phrases": 0.7},
+    "noise": {**_ALLOWED, "augment_noise": 0.05},
+    "canonical": {**_ALLOWED, "code_order": "canonical"},
+    "shuffled": {**_ALLOWED, "code_order": "shuffled"},
+    "neighbours_8_phrases": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7},
+    "neighbours_8_phrases_noise": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7, "augment_noise": 0.05},
+}
+
+
+def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -> dict[str, dict[str, Any]]:
+    """Returns the named variants; a JSON file of `{"name": {…}}` adds to those here, and without names is taken whole.
+
+    A variant of the file may say `"from": "lora"`. `changes` override all of them.
+
+    Raises:
+        InvalidSpec: an override is none of the job spec's.
+        SystemExit: there is no such variant.
+    """
+    added: dict[str, dict[str, Any]] = {} if file is None else json.loads(file.read_text())
+    known: dict[str, dict[str, Any]] = {name: dict(overrides) for name, overrides in VARIANTS.items()}
+    for name, overrides in added.items():
+        parent = overrides.get("from")
+        if parent is not None and parent not in known:
+            raise SystemExit(f"Variant {name!r} is from {parent!r}, which is none listed before it: {sorted(known)}.")
+        known[name] = {**({} if parent is None else known[parent]), **{key: v for key, v in overrides.items() if key != "from"}}
+    wanted = list(names) or list(added)
+    if missing := [name for name in wanted if name not in known]:
+        raise SystemExit(f"There is no variant {missing}. Known: {sorted(known)}.")
+    chosen = {name: {**known[name], **changes} for name in wanted}
+    for overrides in chosen.values():
+        spec_of(overrides)
+    return chosen
+
+
+def spec_of(overrides: Overrides) -> FinetuneSpec:
+    """Resolves a variant as the product resolves a request."""
+    return resolve_spec(overrides)
