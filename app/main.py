@@ -22,6 +22,7 @@ from app.access.sessions import Sessions, session_secret
 from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
+from app.answers.backends.answerers import AnswererPool
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
 from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
@@ -33,7 +34,7 @@ from app.answers.model_names import ModelNames
 from app.answers.retention import AnswerRetention
 from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
@@ -90,7 +91,7 @@ def create_app(
     store = ModelStore(settings.models_dir, settings.base_models)
     bell = doorbell or CeleryDoorbell(make_celery(settings.resolved_broker_url))
     names = ModelNames(engine, store)
-    blobs = LocalBlobStore(settings.blobs_dir)
+    blobs = open_blobs(settings.blobs_url, settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
     lag = LoopLag()
@@ -230,7 +231,9 @@ def build_answer_backend(settings: Settings, store: ModelStore, blobs: BlobStore
     """Returns the backend that the deployment chose."""
     match settings.answer_backend:
         case "answerer":
-            return AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
+            answerers = {url: AnswererBackend(url, timeout_s=settings.answer_timeout_s) for url in settings.answerer_urls}
+            only = next(iter(answerers.values()))
+            return only if len(answerers) == 1 else AnswererPool(answerers, timeout_s=settings.answer_timeout_s)
         case "openai_upstream":
             key = settings.upstream_api_key
             return OpenAIUpstreamBackend(
