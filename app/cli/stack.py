@@ -173,7 +173,8 @@ def running_stack(
             [*uvicorn, answerer_app, "--host", "127.0.0.1", "--port", str(answerer_port), *graceful],
             ALLOCATOR_ENVIRONMENT,
         )
-    add("api", [*uvicorn, "app.main:create_app", "--host", settings.host, "--port", str(settings.port), *graceful])
+    served = ["--host", settings.host, "--port", str(settings.port), "--http", "app.http.bounded_head:BoundedHead"]
+    add("api", [*uvicorn, "app.main:create_app", *served, *graceful])
     if with_worker:
         add("worker", worker_command())
     try:
