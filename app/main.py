@@ -31,6 +31,7 @@ from app.answers.endpoints import make_router as make_answers_router
 from app.answers.log import AnswerLog
 from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
+from app.answers.pauses import Pauses
 from app.answers.retention import AnswerRetention
 from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
@@ -94,6 +95,7 @@ def create_app(
     blobs = open_blobs(settings.blobs_url, settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
+    pauses = Pauses(engine) if settings.card_policy == "pause_serving" else None
     lag = LoopLag()
     ring = KeyRing(engine, requests_per_minute=settings.key_requests_per_minute, max_concurrent=settings.key_max_concurrent)
     sessions = Sessions(session_secret(settings.data_dir), ring)
@@ -157,6 +159,7 @@ def create_app(
         AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
         log=answer_log,
+        pauses=pauses,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
@@ -282,6 +285,8 @@ def _readiness(
     checks.add_async("answerer", backend.health, required=True)
     checks.add("broker", broker, required=False)
     checks.add("worker", worker, required=False)
+    if isinstance(backend, AnswererBackend) and settings.card_policy == "pause_serving":
+        checks.add_async("card", backend.find_pause, required=False)
     return checks
 
 

@@ -113,8 +113,24 @@ class Settings(BaseSettings):
     ] = 30.0
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
+    card_policy: Annotated[
+        Literal["share", "pause_serving", "own"],
+        Field(
+            description="How worker and answerer live on one card: each within its part, answers pausing while a job runs, or "
+            "each on a card of its own."
+        ),
+    ] = "share"
+    paused_answers: Annotated[
+        Literal["refuse", "cpu"],
+        Field(description="Under pause_serving, questions meanwhile: 503 with Retry-After, or answered on the CPU."),
+    ] = "refuse"
     memory_limit_gib: Annotated[
-        float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
+        float | None,
+        Field(gt=0, description="GiB of its device that a training process may take; none: half the card if it is shared."),
+    ] = None
+    answerer_memory_gib: Annotated[
+        float | None,
+        Field(gt=0, description="GiB of its device that the answerer may take; none: 6.5/16 of the card if it is shared."),
     ] = None
     gguf_converter: Annotated[
         Path | None, Field(description="llama.cpp's convert_hf_to_gguf.py on the workers; none: found on PATH.")
