@@ -26,7 +26,7 @@ from app.ml.prompting import Wrapper, find_wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     """Makes an adapter's folder of a checkpoint's weights and the training's spec and rows, as the end of a training does."""
     assert assignment.training is not None
     spec = spec_from_mapping(assignment.spec["training_spec"])
-    examples = some_rows(read_stored(assignment.training), "model")[: spec.max_samples]
+    examples = in_code_order(some_rows(read_stored(assignment.training), "model")[: spec.max_samples], spec)
     card = AdapterCard(
         base_model=assignment.base_model,
         base_model_checksum=assignment.base_model_checksum,

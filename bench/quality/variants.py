@@ -19,9 +19,21 @@ LORA: Overrides = {
 }
 TEACHER_SEEDS = "teacher_seeds"
 """In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
+_ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
+# What is told apart, one ingredient a line; what wins is put together in a variants file.
 VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
+    "allowed": _ALLOWED,
+    "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
+    "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
+    "neighbours_12": {**_ALLOWED, "prompt_neighbours": 12},
+    "phrases": {**_ALLOWED, "augment_phrases": 0.7},
+    "noise": {**_ALLOWED, "augment_noise": 0.05},
+    "canonical": {**_ALLOWED, "code_order": "canonical"},
+    "shuffled": {**_ALLOWED, "code_order": "shuffled"},
+    "neighbours_8_phrases": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7},
+    "neighbours_8_phrases_noise": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7, "augment_noise": 0.05},
 }
 
 

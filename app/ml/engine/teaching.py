@@ -18,7 +18,9 @@ from app.ml.engine.loss import answer_logits
 from app.ml.engine.objective import Objective, choice_log_probabilities
 from app.ml.engine.packed.network import PackedNetwork, find_packed_network
 from app.ml.engine.packed.packs import pack_rows, plan_packs
+from app.ml.engine.question_index import find_question_index
 from app.ml.engine.soft_targets import SoftTargets
+from app.ml.engine.solved_questions import bound_renderer
 from app.ml.errors import AdapterMismatch, DistillationTooLarge
 from app.ml.formats.example import Example
 
@@ -58,7 +60,8 @@ def ask_teachers(
                 f"An adapter of distill_from was trained on {card.base_model!r}, not on these weights of {base.name!r}.",
                 param="distill_from",
             )
-        rows, _ = tokenize_examples(examples, card.renderer, base.tokenizer, cutoff_len=cutoff_len)
+        renderer = bound_renderer(card.renderer, find_question_index(folder), card.vocabulary)
+        rows, _ = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=cutoff_len, are_trained=True)
         count = sum(trained_count(row, choices) for row in rows)
         if count * len(choices.tokens) * 4 > _MOST_BYTES:
             raise DistillationTooLarge(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.ml.errors import InvalidSpec
 from app.ml.spec import ALL_LINEAR, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+from tests.app.ml.strategies import PLAIN_TEXT
 
 RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
 CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name != "lora_target"}
@@ -24,6 +25,7 @@ WHOLE = (
     "eval_max_rows",
     "early_stopping_patience",
     "average_last_epochs",
+    "prompt_neighbours",
     "min_train_steps",
     "max_train_steps",
 )
@@ -54,6 +56,7 @@ SPECS = st.fixed_dictionaries(
         **{name: st.sampled_from(field.metadata["choices"]) for name, field in CHOICES.items()},
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
+        "synonyms": st.lists(st.lists(PLAIN_TEXT.filter(str.strip), min_size=2, unique=True, max_size=3).map(tuple)).map(tuple),
         "distill_from": st.lists(st.sampled_from(["a:1", "a:2", "b:1"]), unique=True).map(tuple),
     }
 ).map(lambda values: FinetuneSpec(**values | what_goes_together(values)))
@@ -66,7 +69,8 @@ def refused(**hyperparameters: object) -> InvalidSpec:
 
 
 def test_the_strategies_know_every_field() -> None:
-    assert {*RANGED, *CHOICES, *SWITCHES, "lora_target", "distill_from"} == {field.name for field in fields(FinetuneSpec)}
+    lists = {"lora_target", "distill_from", "synonyms"}
+    assert {*RANGED, *CHOICES, *SWITCHES, *lists} == {field.name for field in fields(FinetuneSpec)}
 
 
 @pytest.mark.parametrize("field", fields(FinetuneSpec), ids=lambda field: field.name)
@@ -272,3 +276,34 @@ def test_an_epoch_has_a_step_for_each_batch_begun(rows: int, steps: int) -> None
 def test_a_run_has_a_step_for_each_part_of_an_epoch_begun(epochs: float, rows: int, steps: int) -> None:
     spec = FinetuneSpec(num_train_epochs=epochs, per_device_train_batch_size=4, gradient_accumulation_steps=4)
     assert spec.total_steps(rows) == steps
+
+
+@pytest.mark.parametrize(
+    "synonyms",
+    [
+        "怎么",
+        [["怎么"]],
+        [["怎么", 3]],
+        [["怎么", " "]],
+        [["怎么", "\x00"]],
+        [["怎么", "怎么"]],
+        [["a", "b"]] * 201,
+        [["a", "b" * 41]],
+    ],
+)
+def test_synonyms_are_lists_of_words_within_limits(synonyms: object) -> None:
+    assert refused(synonyms=synonyms).param == "hyperparameters.synonyms"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
+    spec = PRESETS[preset]
+    assert (spec.code_order, spec.prompt_neighbours, spec.has_fresh_rows) == ("given", 0, False)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"augment_noise": 0.1}, {"augment_phrases": 0.5}, {"code_order": "shuffled"}, {"augment_synonyms": 0.5}]
+)
+def test_rows_are_made_anew_where_something_changes_from_epoch_to_epoch(asked: dict[str, Any]) -> None:
+    assert resolve_spec({**asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
+    assert not resolve_spec({"augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"
