@@ -28,7 +28,7 @@ from app.ml.estimates import (
     trainable_parameters,
 )
 from app.ml.formats.reading import read_examples
-from app.ml.formats.token_lengths import RowLength, row_lengths
+from app.ml.formats.token_lengths import RowLength, row_lengths, with_neighbours
 from app.ml.model_store import BaseModelFolder, ModelStore
 from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec
@@ -91,7 +91,8 @@ def _row_lengths(session: Session, new: NewJob, base: BaseModelFolder, blobs: Bl
     with tempfile.TemporaryDirectory() as scratch:
         examples = read_examples(fetch_rows(blobs, training, Path(scratch)))[: new.spec.max_samples]
     renderer = PromptRenderer(new.spec.template, find_wrapper([example.question for example in examples]))
-    return list(row_lengths(examples, renderer, load_tokenizer(base.path)))
+    rows = list(row_lengths(examples, renderer, load_tokenizer(base.path)))
+    return with_neighbours(rows, new.spec.prompt_neighbours)
 
 
 def _samples_per_s(session: Session, base_model: str) -> tuple[float | None, str]:
@@ -110,7 +111,9 @@ def _samples_per_s(session: Session, base_model: str) -> tuple[float | None, str
 def _serving(spec: FinetuneSpec, base_model: str, answerer_base_model: str) -> list[ServingObject]:
     holds = base_model == answerer_base_model
     own = "It holds this base model." if holds else f"It holds {answerer_base_model!r}: set DIANDA_BASE_MODEL to {base_model!r}."
-    if spec.use_dora:
+    if spec.prompt_neighbours:
+        can_serve, reason = False, "Its prompts show training questions, which only Dianda's answerer looks up."
+    elif spec.use_dora:
         can_serve, reason = False, "vLLM 0.33 refuses DoRA adapters; merge the weights."
     elif spec.lora_rank > max(_VLLM_RANKS):
         can_serve, reason = False, f"vLLM 0.33 takes ranks up to {max(_VLLM_RANKS)}."
