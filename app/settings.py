@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL (postgresql+psycopg://…); none: SQLite in data_dir.")
     ] = None
+    blobs_url: Annotated[
+        str | None,
+        Field(
+            pattern="^s3://[^/]+", description="Where files, checkpoints and adapters are (s3://bucket/prefix); none: data_dir."
+        ),
+    ] = None
     broker_url: Annotated[
         str | None, Field(description="Celery broker (redis://… or amqp://…); none: the redis-server that `dianda up` starts.")
     ] = None
@@ -54,7 +60,10 @@ class Settings(BaseSettings):
         int | None, Field(ge=1, description="Requests at once of a key that has no such number of its own, in one API process.")
     ] = None
     api_key: Annotated[SecretStr | None, Field(description="The key that the commands of `dianda` send.")] = None
-    answerer_url: Annotated[str, Field(description="Where the API finds the answerer.")] = "http://127.0.0.1:8001"
+    answerer_url: Annotated[
+        str,
+        Field(pattern="[^, ]", description="Where the API finds the answerer; several with commas between share the questions."),
+    ] = "http://127.0.0.1:8001"
     answer_backend: Annotated[
         Literal["answerer", "openai_upstream"], Field(description="What answers: our answerer, or an OpenAI-compatible engine.")
     ] = "answerer"
@@ -158,6 +167,11 @@ class Settings(BaseSettings):
             values["upstream_api_key"] = self.upstream_api_key.get_secret_value()
         texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
         return {f"DIANDA_{name.upper()}": text for name, text in texts.items()}
+
+    @property
+    def answerer_urls(self) -> tuple[str, ...]:
+        """The address of each answerer."""
+        return tuple(dict.fromkeys(url.strip().rstrip("/") for url in self.answerer_url.split(",") if url.strip()))
 
     @property
     def resolved_database_url(self) -> str:

@@ -35,6 +35,8 @@ class Assignment:
     """The part of a GPU's memory that this process may take; None: the card is this process's own."""
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
+    teachers: list[str] = field(default_factory=list)
+    """Folders of the adapters that a training learns from."""
     training: str | None = None
     """For an evaluation: the rows that the adapter was trained on, where they are still there."""
     answered: str | None = None

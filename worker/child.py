@@ -23,11 +23,15 @@ from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import device_facts, memory_limit_bytes
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
+from app.ml.engine.fresh_rows import fresh_rows
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.ranks import join_ranks
+from app.ml.engine.solved_questions import bound_renderer
+from app.ml.engine.teaching import ask_teachers
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
 from app.ml.estimates import check_smallest_run, check_spec_against_base
@@ -38,7 +42,7 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -118,16 +122,9 @@ def finetune_rows(
     spec = spec_from_mapping(assignment.spec)
     # Checked when the job was posted too; since then the base model may have been imported anew.
     shapes = check_spec_against_base(Path(assignment.base_model_folder), spec)
-    examples = examples[: spec.max_samples]
+    examples = in_code_order(examples[: spec.max_samples], spec)
     base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
-    renderer = PromptRenderer(spec.template, find_wrapper([example.question for example in examples]))
-    rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len)
-    if dropped:
-        line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
-    if (limit := memory_limit_bytes(base.device)) is not None:
-        longest = max(len(row.prompt) + len(row.answer) for row in rows)
-        check_smallest_run(shapes, spec, limit, row_tokens=longest)
     vocabulary = vocabulary_of(examples, assignment.extra_codes)
     grammar = _answer_grammar(vocabulary, base)
     card = AdapterCard(
@@ -137,13 +134,37 @@ def finetune_rows(
         spec=spec,
         precision=base.precision,
         seed=assignment.seed,
-        wrapper=renderer.wrapper,
+        wrapper=find_wrapper([example.question for example in examples]),
         vocabulary=vocabulary,
         metrics={},
         versions=_versions(),
     )
     index = index_questions(examples, card)
-    held_out = _held_out(held_out_examples, AdapterInTraining(card, index, folder), base, grammar, line)
+    renderer = bound_renderer(card.renderer, index, vocabulary)
+    rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
+    if dropped:
+        line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
+    if (limit := memory_limit_bytes(base.device)) is not None:
+        longest = max(len(row.prompt) + len(row.answer) for row in rows)
+        check_smallest_run(shapes, spec, limit, row_tokens=longest)
+    held_out = None
+    if held_out_examples is not None:
+        adapter = AdapterInTraining(card, index, folder)
+        held_out = _held_out(in_code_order(held_out_examples, spec), adapter, renderer, base, grammar, line)
+    soft = None
+    if assignment.teachers:
+        line.say(Note(f"Asking {len(assignment.teachers)} adapter(s) about the training rows."))
+        soft = ask_teachers(
+            base,
+            [Path(teacher) for teacher in assignment.teachers],
+            examples,
+            ChoiceTable(grammar),
+            cutoff_len=spec.cutoff_len,
+            temperature=spec.distill_temperature,
+            is_cut_short=lambda: line.wish() is not Wish.NONE,
+        )
+        if soft is None:
+            return Stopped()
     is_scored_by_epoch = held_out is not None and spec.eval_strategy == "epoch"
     plan = TrainPlan(
         spec,
@@ -155,6 +176,8 @@ def finetune_rows(
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
         grammar=grammar,
+        fresh_rows=fresh_rows(examples, renderer, base.tokenizer, spec, seed=assignment.seed),
+        soft=soft,
     )
     # After the weights: transformers takes over the loading where it finds a process group.
     ranks = join_ranks(base.device)
@@ -216,11 +239,14 @@ def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGram
 
 
 def _held_out(
-    examples: list[Example] | None, adapter: AdapterInTraining, base: LoadedModel, grammar: AnswerGrammar, line: Line
-) -> HeldOut | None:
-    if examples is None:
-        return None
-    renderer, cutoff_len = adapter.card.renderer, adapter.card.spec.cutoff_len
+    examples: list[Example],
+    adapter: AdapterInTraining,
+    renderer: PromptRenderer,
+    base: LoadedModel,
+    grammar: AnswerGrammar,
+    line: Line,
+) -> HeldOut:
+    cutoff_len = adapter.card.spec.cutoff_len
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=cutoff_len, adapter=adapter)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))

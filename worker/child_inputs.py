@@ -1,10 +1,12 @@
 """What several kinds of work in the training process begin with: a base model on its device, rows, an adapter's codes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
-from app.ml.codes import CodeVocabulary
+from app.ml.augmentation.phrases import mine_phrases
+from app.ml.codes import CodeVocabulary, sorted_codes
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.question_index import QuestionIndex
@@ -12,7 +14,7 @@ from app.ml.engine.self_test import check_device
 from app.ml.errors import NoRows
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
-from app.ml.spec import Precision
+from app.ml.spec import FinetuneSpec, Precision
 from worker.assignment import Assignment
 
 
@@ -55,7 +57,18 @@ def vocabulary_of(examples: Sequence[Example], extra_codes: Sequence[str]) -> Co
     return CodeVocabulary.from_answers(example.codes for example in examples).extended(extra_codes)
 
 
+def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Example]:
+    """Returns rows with the codes of their answers in the order that the spec asks for; a new one each epoch is none yet."""
+    if spec.code_order != "canonical":
+        return list(examples)
+    return [replace(example, codes=sorted_codes(example.codes)) for example in examples]
+
+
 def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionIndex:
-    """Indexes an adapter's training questions without their wrapper."""
+    """Indexes an adapter's training questions without their wrapper; where prompts show them with texts, without greetings."""
     bare = [card.wrapper.strip(example.question) for example in examples]
-    return QuestionIndex.build(bare, [example.codes for example in examples], vocabulary=card.vocabulary)
+    codes = [example.codes for example in examples]
+    if not card.spec.prompt_neighbours:
+        return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
+    affixes = mine_phrases(bare, codes).affixes
+    return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary, keeps_texts=True, affixes=affixes)

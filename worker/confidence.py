@@ -15,7 +15,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.training import Wish
 from app.ml.formats.example import Example
 from app.ml.novelty_limit import MIN_LIMIT_ROWS, NoveltyLimit, find_novelty_limit
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import PromptRenderer, SolvedQuestion
 from worker.line import Line
 from worker.messages import Note
 
@@ -59,11 +59,15 @@ def observe_adapter(
     """
     began = time.monotonic()
 
-    def observe(name: str, rows: Sequence[Example], *, until_s: float, at_least: int) -> list[Observation]:
+    def observe(
+        name: str, rows: Sequence[Example], *, until_s: float, at_least: int, are_trained: bool = False
+    ) -> list[Observation]:
         def is_enough(done: int) -> bool:
             return line.wish() is not Wish.NONE or (done >= at_least and time.monotonic() - began > until_s)
 
-        seen = observe_rows(engine, _ADAPTER, [row.question for row in rows], is_enough=is_enough)
+        # A training question is seen as a new one would be: its prompt shows others, not itself.
+        own = [SolvedQuestion(renderer.wrapper.strip(row.question), row.codes) for row in rows] if are_trained else None
+        seen = observe_rows(engine, _ADAPTER, [row.question for row in rows], is_enough=is_enough, own=own)
         if len(seen) < len(rows) and line.wish() is Wish.NONE:
             line.say(Note(f"To save time {len(seen)} of {len(rows)} {name} were looked at for the adapter's confidence."))
         return seen
@@ -91,7 +95,7 @@ def observe_adapter(
     familiar = _spread(list({row.question: row for row in examples}.values()), MAX_REFERENCES)
     tokenizer = engine.base.tokenizer
     familiar = [row for row in familiar if len(renderer.encode(row.question, tokenizer)) <= MAX_PROMPT_TOKENS]
-    known = observe("training questions", familiar, until_s=budget_s, at_least=1)
+    known = observe("training questions", familiar, until_s=budget_s, at_least=1, are_trained=True)
     if line.wish() is not Wish.NONE:
         return None
     if len(known) < _MIN_REFERENCES:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
 from app.db.engine import make_engine
 from app.ml.card_shares import TRAINING_SHARE
@@ -50,7 +50,7 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     return WorkerContext(
         engine=make_engine(settings.resolved_database_url),
-        blobs=LocalBlobStore(settings.blobs_dir),
+        blobs=open_blobs(settings.blobs_url, settings.blobs_dir),
         store=ModelStore(settings.models_dir, settings.base_models),
         work_dir=settings.work_dir.resolve(),
         owner=owner,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
 from app.answers.fallback import fallback_reason
 from app.ml.adapter_card import AdapterCard, read_card, write_card
-from app.ml.engine.answering import AnswerEngine, Ask, EngineAnswer
+from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.asks import MAX_ALTERNATIVES, Ask, EngineAnswer
 from app.ml.engine.device import device_facts
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -25,7 +26,7 @@ from app.ml.prompting import Wrapper, find_wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Examined:
     training: TrainingKnowledge | None
     is_calibrated: bool
     wishes: Mapping[str, Any]
-    """The evaluation's plan: `threshold` and `precision`."""
+    """The evaluation's plan: `threshold` and `precision`; a benchmark's `decide_by`, over the widest beam."""
 
 
 def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
@@ -92,12 +93,15 @@ def answer_rows(examined: Examined, examples: Sequence[Example]) -> list[Evaluat
         DatasetFormatError: a question is longer than the answerer takes.
     """
     engine, precision = examined.engine, examined.wishes.get("precision")
+    decide_by = examined.wishes.get("decide_by", "answer")
+    alternatives = 0 if decide_by == "answer" else MAX_ALTERNATIVES
     ended: dict[int, float] = {}
     started, futures = [], []
     for place, example in enumerate(examples):
         started.append(time.perf_counter())
         try:
-            future = engine.submit(Ask(example.question, examined.adapter, precision=precision))
+            ask = Ask(example.question, examined.adapter, alternatives, precision=precision, decide_by=decide_by)
+            future = engine.submit(ask)
         except PromptTooLong as error:
             raise DatasetFormatError(f"Row {example.row} of the file: {error.message}", param="file") from error
         future.add_done_callback(_stamp(ended, place))
@@ -177,7 +181,7 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     """Makes an adapter's folder of a checkpoint's weights and the training's spec and rows, as the end of a training does."""
     assert assignment.training is not None
     spec = spec_from_mapping(assignment.spec["training_spec"])
-    examples = some_rows(read_stored(assignment.training), "model")[: spec.max_samples]
+    examples = in_code_order(some_rows(read_stored(assignment.training), "model")[: spec.max_samples], spec)
     card = AdapterCard(
         base_model=assignment.base_model,
         base_model_checksum=assignment.base_model_checksum,

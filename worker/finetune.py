@@ -5,14 +5,18 @@ from pathlib import Path
 
 import structlog
 
+from app.adapters import repository as adapters
+from app.adapters.models import Adapter
 from app.blobs.keys import adapter_key, checkpoint_key
 from app.datasets import repository as datasets
 from app.datasets import service as dataset_service
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.durable import BrokenFolder, verify_folder
+from app.errors import NotFound
 from app.fault_points import reach
 from app.jobs import events, repository
 from app.jobs import service as jobs
+from app.jobs.hyperparameters import PARAM_PREFIX
 from app.jobs.leases import Lease
 from app.jobs.models import Job
 from worker.assignment import OUTPUT, Assignment
@@ -52,6 +56,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         training = datasets.get(session, job.training_file_id)
         validation = datasets.get(session, job.validation_file_id) if job.validation_file_id else None
         extra_codes = repository.extra_codes(session, lease.job_id)
+        teachers = {name: adapters.find(session, name) for name in job.spec.get("distill_from", ())}
     return Assignment(
         kind="finetune",
         base_model=base.name,
@@ -71,7 +76,19 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         memory_limit_gib=context.memory_limit_gib,
         card_share=context.card_share,
         extra_codes=extra_codes,
+        teachers=[_fetch_teacher(context, name, adapter, folder) for name, adapter in teachers.items()],
     )
+
+
+def _fetch_teacher(context: WorkerContext, name: str, adapter: Adapter | None, folder: Path) -> str:
+    try:
+        place = context.blobs.fetch(adapter.blob_key, folder) if adapter is not None else None
+        if place is not None and adapter is not None and verify_folder(place) == adapter.checksum:
+            return str(place)
+    except (FileNotFoundError, BrokenFolder):
+        pass
+    param = PARAM_PREFIX + "distill_from"
+    raise NotFound(f"Adapter {name!r}, which this job learns from, is gone or damaged. Leave it out.", param=param)
 
 
 def _newest_whole_checkpoint(context: WorkerContext, lease: Lease, folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -86,6 +86,8 @@ class Guard:
         if key is None:
             await self._app(scope, receive, send)
             return
+        # For what goes on long after it was let in.
+        state["is_still_let_in"] = partial(self._ring.holds, key)
         try:
             await self._app(scope, receive, send)
         finally:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from app.answerer.room import EngineRoom
 from app.answerer.schemas import Ask, Health, ResumeOrder, SuspendOrder
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.http.context import RequestContext
 from app.http.direct_route import DirectRoute
 from app.http.errors import install_error_handlers
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
     settings = settings or Settings()
     engine_room: Room = room or EngineRoom(
         ModelStore(settings.models_dir, settings.base_models),
-        LocalBlobStore(settings.blobs_dir),
+        open_blobs(settings.blobs_url, settings.blobs_dir),
         base_model=settings.base_model,
         max_pending=settings.max_pending_answers,
         threads=settings.threads,

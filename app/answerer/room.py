@@ -220,7 +220,7 @@ class EngineRoom:
             except FileNotFoundError as error:
                 raise AdapterMismatch(
                     "The adapter's files are not in the blob store that this answerer reads. Check that api and "
-                    "answerer share DIANDA_DATA_DIR.",
+                    "answerer share DIANDA_DATA_DIR, or DIANDA_BLOBS_URL.",
                     param="model",
                 ) from error
             reach("before_adapter_loaded")

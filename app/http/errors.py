@@ -143,7 +143,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         messages = {404: "There is no such path. The API is described at /docs.", 405: "This path has no such method."}
-        codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}
+        codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large", 422: "malformed_request"}
         message = messages.get(error.status_code, str(error.detail)[:_MAX_MESSAGE_CHARS])
         response = error_response(error.status_code, message, code=codes.get(error.status_code, "http_error"))
         response.headers.update(error.headers or {})

@@ -28,7 +28,7 @@ from app.ml.estimates import (
     trainable_parameters,
 )
 from app.ml.formats.reading import read_examples
-from app.ml.formats.token_lengths import RowLength, row_lengths
+from app.ml.formats.token_lengths import RowLength, row_lengths, with_neighbours
 from app.ml.model_store import BaseModelFolder, ModelStore
 from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec
@@ -67,18 +67,20 @@ def estimate(
         budget = min(budget, pack_token_budget(shapes, spec, int(memory_limit_gib * GIB), is_fp32=is_fp32))
     tokens, answer_tokens = largest_pack(fitting, spec, budget)
     rate, basis = _samples_per_s(session, new.base_model)
+    steps = spec.total_steps(len(fitting))
+    epochs = steps / spec.steps_per_epoch(len(fitting))
     return EstimateObject(
         spec=spec.to_mapping(),
         rows=len(fitting),
         rows_left_out=len(rows) - len(fitting),
         rows_truncated=sum(row.is_truncated(spec.cutoff_len) for row in fitting),
-        steps=spec.total_steps(len(fitting)),
+        steps=steps,
         prompt_tokens_mean=round(fmean(row.prompt for row in rows), 1),
         prompt_tokens_max=max(row.prompt for row in rows),
         answer_tokens_mean=round(fmean(row.answer for row in rows), 1),
         trainable_parameters=trainable_parameters(shapes, spec),
         peak_memory_gib=gib(packed_peak_memory_bytes(shapes, spec, tokens, answer_tokens, is_fp32=is_fp32)),
-        minutes=None if rate is None else round(len(fitting) * spec.num_train_epochs / rate / 60, 1),
+        minutes=None if rate is None else round(len(fitting) * epochs / rate / 60, 1),
         minutes_basis=basis,
         serving=_serving(spec, new.base_model, answerer_base_model),
     )
@@ -89,7 +91,8 @@ def _row_lengths(session: Session, new: NewJob, base: BaseModelFolder, blobs: Bl
     with tempfile.TemporaryDirectory() as scratch:
         examples = read_examples(fetch_rows(blobs, training, Path(scratch)))[: new.spec.max_samples]
     renderer = PromptRenderer(new.spec.template, find_wrapper([example.question for example in examples]))
-    return list(row_lengths(examples, renderer, load_tokenizer(base.path)))
+    rows = list(row_lengths(examples, renderer, load_tokenizer(base.path)))
+    return with_neighbours(rows, new.spec.prompt_neighbours)
 
 
 def _samples_per_s(session: Session, base_model: str) -> tuple[float | None, str]:
@@ -108,7 +111,9 @@ def _samples_per_s(session: Session, base_model: str) -> tuple[float | None, str
 def _serving(spec: FinetuneSpec, base_model: str, answerer_base_model: str) -> list[ServingObject]:
     holds = base_model == answerer_base_model
     own = "It holds this base model." if holds else f"It holds {answerer_base_model!r}: set DIANDA_BASE_MODEL to {base_model!r}."
-    if spec.use_dora:
+    if spec.prompt_neighbours:
+        can_serve, reason = False, "Its prompts show training questions, which only Dianda's answerer looks up."
+    elif spec.use_dora:
         can_serve, reason = False, "vLLM 0.33 refuses DoRA adapters; merge the weights."
     elif spec.lora_rank > max(_VLLM_RANKS):
         can_serve, reason = False, f"vLLM 0.33 takes ranks up to {max(_VLLM_RANKS)}."

@@ -17,7 +17,7 @@ from app.ml.formats.example import Example
 from app.ml.formats.reading import iterate_examples
 from app.ml.formats.token_lengths import AnswerCounter, RowLength, row_lengths
 from app.ml.model_store import BaseModelFolder
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_NEIGHBOUR_TOKENS, PromptRenderer
 from app.ml.spec import FinetuneSpec
 from app.ml.tokens import load_tokenizer
 
@@ -56,10 +56,15 @@ def check_memory_limit(
     limit_bytes = int(limit_gib * GIB)
     check_smallest_run(shapes, spec, limit_bytes)
     longest = max(_first_rows(dataset, spec, blobs), key=lambda example: len(example.question))
-    if smallest_run_bytes(shapes, spec, _length_in_bytes(longest).trained(spec.cutoff_len)) <= limit_bytes:
+    # Shown questions never fill more than this.
+    shown = MAX_NEIGHBOUR_TOKENS if spec.prompt_neighbours else 0
+    if (
+        smallest_run_bytes(shapes, spec, min(spec.cutoff_len, _length_in_bytes(longest).trained(spec.cutoff_len) + shown))
+        <= limit_bytes
+    ):
         return
     (row,) = row_lengths([longest], PromptRenderer(spec.template), load_tokenizer(base.path))
-    check_smallest_run(shapes, spec, limit_bytes, row_tokens=row.trained(spec.cutoff_len))
+    check_smallest_run(shapes, spec, limit_bytes, row_tokens=min(spec.cutoff_len, row.trained(spec.cutoff_len) + shown))
 
 
 def _first_rows(dataset: Dataset, spec: FinetuneSpec, blobs: BlobStore) -> list[Example]:

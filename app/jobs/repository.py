@@ -94,11 +94,15 @@ def find_unfinished_user_of_file(session: Session, file_id: str) -> str | None:
 
 
 def find_unfinished_user_of_adapter(session: Session, adapter_id: str) -> str | None:
-    """Returns the kind and id of an unfinished evaluation or export of an adapter, or None."""
+    """Returns the unfinished evaluation or export of an adapter, or the training that learns from it, by its id; or None."""
     found = session.execute(
         select(Job.kind, Job.id).where(Job.adapter_id == adapter_id, Job.status.not_in(_TERMINAL_VALUES)).limit(1)
     ).first()
-    return f"{found.kind} job {found.id!r}" if found else None
+    if found is not None:
+        return f"{found.kind} job {found.id!r}"
+    trainings = session.execute(select(Job.id, Job.spec).where(Job.kind == FINETUNE, Job.status.not_in(_TERMINAL_VALUES)))
+    learner = next((job_id for job_id, spec in trainings if adapter_id in spec.get("distill_from", ())), None)
+    return f"job {learner!r}" if learner else None
 
 
 def update_fenced(session: Session, job_id: str, fence: int, values: dict[str, Any]) -> bool:

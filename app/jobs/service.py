@@ -10,6 +10,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.adapters import service as adapters
+from app.adapters.aliases import get_adapter
 from app.adapters.models import Adapter
 from app.blobs.store import BlobStore
 from app.codebook import service as codebook
@@ -27,7 +28,7 @@ from app.jobs.leases import Lease
 from app.jobs.models import Checkpoint, IdempotencyKey, Job
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, JobWish, move
-from app.ml.errors import NoRows
+from app.ml.errors import InvalidSpec, NoRows
 from app.ml.estimates import check_spec_against_base
 from app.ml.model_store import ModelStore
 from app.ml.spec import FinetuneSpec
@@ -125,7 +126,7 @@ def check_new_job(
     and fails with the same code and param. `param` of what is raised is the request's name of the field.
 
     Raises:
-        NotFound: a file or base model does not exist.
+        NotFound: a file, a base model or an adapter to learn from does not exist.
         InvalidInput: a file cannot be trained on, the suffix is unusable, the spec needs a validation file and has none, or
             it cannot work on this base model or these rows.
         OutOfDeviceMemory: not even the smallest step fits into `memory_limit_gib`.
@@ -139,12 +140,23 @@ def check_new_job(
         raise InvalidInput(f"{new.spec.needs_evaluation} needs held-out rows. Give a validation_file.", param="validation_file")
     with named_as_in_request(new.hyperparameters):
         shapes = check_spec_against_base(base.path, new.spec)
+        for teacher in new.spec.distill_from:
+            _check_teacher(session, teacher, new.base_model)
         training = _trainable(session, new.training_file, "training_file")
         if new.validation_file is not None:
             _trainable(session, new.validation_file, "validation_file")
         check_rows_fit(training, new.spec, base, blobs)
         if memory_limit_gib is not None:
             check_memory_limit(training, new.spec, base, shapes, blobs, limit_gib=memory_limit_gib)
+
+
+def _check_teacher(session: Session, adapter_id: str, base_model: str) -> None:
+    adapter = get_adapter(session, adapter_id, param="distill_from")
+    if adapter.base_model != base_model:
+        raise InvalidSpec(
+            f"Adapter {adapter_id!r} is one of {adapter.base_model!r}: a job on {base_model!r} cannot learn from it.",
+            param="distill_from",
+        )
 
 
 def create_on_model(

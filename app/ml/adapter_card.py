@@ -39,8 +39,8 @@ class AdapterCard:
 
     @property
     def renderer(self) -> PromptRenderer:
-        """The prompt renderer that the adapter was trained with."""
-        return PromptRenderer(self.spec.template, self.wrapper)
+        """The prompt renderer that the adapter was trained with; where it shows training questions, they must be bound to it."""
+        return PromptRenderer(self.spec.template, self.wrapper, self.spec.prompt_neighbours)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:

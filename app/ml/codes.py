@@ -26,6 +26,7 @@ MAX_FREE_TOKENS = 24
 """Longest text that a base model alone is let write, tokens."""
 
 _FEW_EDGES = 4
+_DIGITS = re.compile(r"(\d+)")
 _NUMBERED = re.compile(r"(?P<category>.+)_\d+")
 
 
@@ -43,6 +44,13 @@ def category_of(code: str) -> str:
     """Returns `开通方式` of `开通方式_98`; a plain value such as `11.9` has the category `value`."""
     match = _NUMBERED.fullmatch(code)
     return match["category"] if match else VALUE_CATEGORY
+
+
+def sorted_codes(codes: Iterable[str]) -> tuple[str, ...]:
+    """Returns codes in one order whatever a file's is: by text, numbers in it by their value, so `a_9` before `a_10`."""
+    return tuple(
+        sorted(codes, key=lambda code: [(int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(code)])
+    )
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,12 @@ class NoRows(InvalidInput):
     code = "no_rows"
 
 
+class DistillationTooLarge(InvalidInput):
+    """What teachers would say of the rows does not fit into memory."""
+
+    code = "distillation_too_large"
+
+
 class NothingToTrain(InvalidInput):
     """No row of the dataset leaves a trained token after truncation."""
 

@@ -70,6 +70,12 @@ def _base(card: AdapterCard, published: str | None) -> str:
 
 def _write_readme(target: Path, name: str, card: AdapterCard, about: str, loading: str) -> None:
     prompt = card.renderer.render("{question}").replace("\n", "\\n")
+    shown = ""
+    if card.spec.prompt_neighbours:
+        shown = (
+            f"Before it Dianda shows the {card.spec.prompt_neighbours} nearest training questions with their answers, which this "
+            "folder's users must do themselves: without them the answers are worse.\n\n"
+        )
     text = f"""# {name}
 
 {about} Made by Dianda; `{CARD}` says how it was trained and which codes it answers with.
@@ -79,6 +85,6 @@ The prompt is exactly this, after the tokenizer's own start token (`\\n` is a ne
 
     {prompt}
 
-The base model's licence applies to this folder too.
+{shown}The base model's licence applies to this folder too.
 """
     (target / README).write_text(text)

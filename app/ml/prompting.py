@@ -7,17 +7,27 @@ Templates:
 
 A wrapper is the text that all training questions share around what the customer typed ("回答…的问题,{question},应该怎么做？").
 It is found in the training rows and stored with the adapter, so that an app may post the bare question.
+
+With `prompt_neighbours` the nearest training questions stand before the question, each with its answer as the answer itself
+would follow it, the nearest last:
+
+    语音包怎么退⏎取消方式_59⏎青春语音包怎么取消⏎取消方式_60⏎回答…的问题,青春语音包怎么退,应该怎么做？⏎
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from app.ml.errors import InvalidSpec
+from app.ml.codes import SEPARATOR, answer_tokens
+from app.ml.errors import AdapterMismatch, InvalidSpec
 from app.ml.spec import Template
 from app.ml.tokens import TextTokenizer
 
 MAX_PROMPT_TOKENS = 2048
 """Longest prompt that is answered, tokens; whatever answers."""
+
+MAX_NEIGHBOUR_TOKENS = 384
+"""Most tokens of the training questions that a prompt shows; the farthest are left out."""
 
 _MIN_ROWS_FOR_WRAPPER = 20
 _MIN_WRAPPER_CHARS = 6
@@ -46,15 +56,50 @@ class Wrapper:
 
 
 @dataclass(frozen=True)
+class SolvedQuestion:
+    """A training question with its answer."""
+
+    question: str
+    """Bare."""
+    codes: tuple[str, ...]
+
+
+class NearestQuestions(Protocol):
+    """Where the training questions come from that a prompt shows."""
+
+    def nearest_solved(self, question: str, count: int, *, own: SolvedQuestion | None = None) -> Sequence[SolvedQuestion]:
+        """Returns up to `count` training questions of distinct answers, the nearest first; without the training row `own`."""
+        ...
+
+
+@dataclass(frozen=True)
 class PromptRenderer:
     """Turns a question into the prompt's text and token ids."""
 
     template: Template
     wrapper: Wrapper = Wrapper()
+    neighbours: int = 0
+    """How many training questions a prompt shows."""
+    nearest: NearestQuestions | None = None
 
     def render(self, question: str) -> str:
-        """Returns the prompt's text, which ends where the answer begins."""
-        text = self.wrapper.apply(question)
+        """Returns the text of the question's own part of the prompt, which ends where the answer begins."""
+        return self._templated(self.wrapper.apply(question))
+
+    def encode(self, question: str, tokenizer: TextTokenizer, *, own: SolvedQuestion | None = None) -> list[int]:
+        """Returns the prompt's token ids with exactly one BOS, where the base model wants one.
+
+        `own`: the training row that the question comes from, which its prompt does not show.
+
+        Raises:
+            AdapterMismatch: the prompt must show training questions, and they are not at hand.
+        """
+        ids = tokenizer.encode(self.render(question))
+        if self.neighbours:
+            ids = self._shown(question, tokenizer, own, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
+        return ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
+
+    def _templated(self, text: str) -> str:
         match self.template:
             case "plain":
                 return f"{text}\n"
@@ -62,10 +107,24 @@ class PromptRenderer:
                 return f"Human: {text}\nAssistant:"
         raise InvalidSpec(f"There is no template {self.template!r}.", param="template")
 
-    def encode(self, question: str, tokenizer: TextTokenizer) -> list[int]:
-        """Returns the prompt's token ids with exactly one BOS, where the base model wants one."""
-        ids = tokenizer.encode(self.render(question))
-        return ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
+    def _shown(self, question: str, tokenizer: TextTokenizer, own: SolvedQuestion | None, *, room: int) -> list[int]:
+        if self.nearest is None:
+            raise AdapterMismatch(
+                "The adapter's prompts show its nearest training questions, which only Dianda's answerer knows. Ask it there, or "
+                "train with prompt_neighbours 0.",
+                param="model",
+            )
+        separator, newline = tokenizer.encode(SEPARATOR), tokenizer.encode("\n")
+        ids: list[int] = []
+        room = min(room, MAX_NEIGHBOUR_TOKENS)
+        for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=own):
+            # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
+            answer = answer_tokens([tokenizer.encode(code) for code in solved.codes], separator, tokenizer.eos_id)[:-1]
+            part = [*tokenizer.encode(self._templated(solved.question)), *answer, *newline]
+            if len(ids) + len(part) > room:
+                break
+            ids = part + ids
+        return ids
 
 
 def find_wrapper(questions: Sequence[str]) -> Wrapper:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from app.ml.errors import InvalidSpec
+from app.ml.formats.storable import unusable_text
 
 SPEC_VERSION = 1
 
@@ -18,11 +19,15 @@ Scheduler = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "bf16", "fp32"]
 EvalStrategy = Literal["no", "epoch"]
 LossOver = Literal["vocabulary", "allowed"]
+CodeOrder = Literal["given", "canonical", "shuffled"]
 BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
 # Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens")
+MAX_TEACHERS, _ID_CHARS = 8, 110
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+MAX_SYNONYM_GROUPS, MAX_SYNONYMS, MAX_SYNONYM_CHARS = 200, 20, 40
 
 
 def _ranged(default: Any, low: float, high: float, unit: str, doc: str) -> Any:
@@ -67,6 +72,9 @@ class FinetuneSpec:
     gradient_accumulation_steps: int = _ranged(8, 1, 4096, "micro-batches", "Micro-batches of one optimiser step.")
     weight_decay: float = _ranged(0.0, 0.0, 1.0, "per step", "Decoupled weight decay of AdamW.")
     max_grad_norm: float = _ranged(1.0, 0.0, 1000.0, "L2 norm", "Gradient clipping; 0 switches it off.")
+    # So that one spec fits files of any size.
+    min_train_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Go on past the epochs to so many steps: for small files.")
+    max_train_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "End after so many steps, before the epochs are over.")
     # What the loss is made of, and which weights are published.
     loss_over: LossOver = _choice(
         "vocabulary",
@@ -77,6 +85,15 @@ class FinetuneSpec:
     label_smoothing_factor: float = _ranged(
         0.0, 0.0, 0.9, "fraction", "Share of the target that is spread over the allowed tokens; needs loss_over allowed."
     )
+    distill_from: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "unit": "adapter ids",
+            "doc": "Adapters of the same base model whose mean distribution is learnt too; needs loss_over allowed.",
+        },
+    )
+    distill_weight: float = _ranged(0.5, 0.0, 1.0, "fraction", "Share of the loss that is the teachers'.")
+    distill_temperature: float = _ranged(1.0, 0.1, 20.0, "factor", "Divides teachers' and learner's logits (arXiv 1503.02531).")
     ema_decay: float = _ranged(
         0.0, 0.0, 0.99999, "per step", "Publish the moving average of the weights, so much of it kept each step; 0 = the weights."
     )
@@ -94,6 +111,34 @@ class FinetuneSpec:
     )
     early_stopping_patience: int = _ranged(0, 0, 1000, "epochs", "Stop after so many epochs without a better one; 0 = never.")
     load_best_model_at_end: bool = _switch(False, "Publish the adapter of the best epoch, not that of the last.")
+
+    # What happens to the rows before they are trained, and what the prompt shows beside the question.
+    code_order: CodeOrder = _choice(
+        "given", ("given", "canonical", "shuffled"), "Codes of an answer as in the file, sorted, or in a new order each epoch."
+    )
+    prompt_neighbours: int = _ranged(
+        0,
+        0,
+        16,
+        "questions",
+        "Nearest training questions shown with their answers in each prompt; the adapter keeps them.",
+    )
+    augment_noise: float = _ranged(
+        0.0, 0.0, 0.5, "chance", "Chance that a character is dropped, doubled or swapped, in half of the rows anew each epoch."
+    )
+    augment_phrases: float = _ranged(
+        0.0, 0.0, 1.0, "chance", "Chance that a row's phrase becomes one that other rows with the same answer use in its place."
+    )
+    augment_synonyms: float = _ranged(0.0, 0.0, 1.0, "chance", "Chance that a row has a word exchanged within `synonyms`.")
+    synonyms: tuple[tuple[str, ...], ...] = field(
+        default=(), metadata={"unit": "groups of words", "doc": "Words that may stand for each other, a list a group."}
+    )
+
+    @property
+    def has_fresh_rows(self) -> bool:
+        """Whether rows are made anew for each epoch."""
+        changes = self.augment_noise or self.augment_phrases or (self.augment_synonyms and self.synonyms)
+        return bool(changes) or self.code_order == "shuffled"
 
     @property
     def effective_batch_size(self) -> int:
@@ -118,11 +163,13 @@ class FinetuneSpec:
 
     def total_steps(self, row_count: int) -> int:
         """Returns the optimiser steps of a run; at least one."""
-        return max(1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
+        steps = max(self.min_train_steps or 1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
+        return steps if self.max_train_steps is None else min(steps, self.max_train_steps)
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
-        return {"version": SPEC_VERSION, **asdict(self), "lora_target": list(self.lora_target)}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"version": SPEC_VERSION, **values, "synonyms": [list(group) for group in self.synonyms]}
 
 
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
@@ -196,6 +243,10 @@ def _check_together(spec: FinetuneSpec, prefix: str) -> None:
         raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{prefix}eval_strategy")
     if spec.label_smoothing_factor and spec.loss_over != "allowed":
         raise InvalidSpec("label_smoothing_factor needs 'loss_over' 'allowed'.", param=f"{prefix}label_smoothing_factor")
+    if spec.min_train_steps and spec.max_train_steps and spec.min_train_steps > spec.max_train_steps:
+        raise InvalidSpec("min_train_steps is above max_train_steps.", param=f"{prefix}min_train_steps")
+    if spec.distill_from and spec.loss_over != "allowed":
+        raise InvalidSpec("distill_from needs 'loss_over' 'allowed'.", param=f"{prefix}distill_from")
     if spec.average_last_epochs > 1 and spec.ema_decay:
         raise InvalidSpec("Give ema_decay or average_last_epochs, not both.", param=f"{prefix}average_last_epochs")
     if spec.average_last_epochs > 1 and spec.early_stopping_patience:
@@ -231,6 +282,10 @@ def _checked(spec_field: Any, value: object, param: str) -> object:
     meta, name = spec_field.metadata, spec_field.name
     if name == "lora_target":
         return _checked_targets(value, param)
+    if name == "synonyms":
+        return _checked_synonyms(value, param)
+    if name == "distill_from":
+        return _checked_teachers(value, param)
     if "choices" in meta:
         if value not in meta["choices"]:
             raise InvalidSpec(f"{name!r} must be one of {list(meta['choices'])}.", param=param)
@@ -259,3 +314,32 @@ def _checked_targets(value: object, param: str) -> tuple[str, ...]:
         if name not in LORA_TARGETS:
             raise InvalidSpec(f"'lora_target' cannot be {name!r}. Use {list(LORA_TARGETS)} or 'all'.", param=param)
     return tuple(dict.fromkeys(names))
+
+
+def _checked_synonyms(value: object, param: str) -> tuple[tuple[str, ...], ...]:
+    advice = f"at most {MAX_SYNONYM_GROUPS} lists of 2 to {MAX_SYNONYMS} words of 1 to {MAX_SYNONYM_CHARS} characters"
+    if not isinstance(value, list | tuple) or len(value) > MAX_SYNONYM_GROUPS:
+        raise InvalidSpec(f"'synonyms' must be {advice}.", param=param)
+    groups: list[tuple[str, ...]] = []
+    for number, group in enumerate(value):
+        if not isinstance(group, list | tuple) or not all(isinstance(word, str) for word in group):
+            raise InvalidSpec(f"Group {number} of 'synonyms' must be a list of words: {advice}.", param=param)
+        words = tuple(dict.fromkeys(group))
+        if reason := next((reason for word in words if (reason := unusable_text(word))), None):
+            raise InvalidSpec(f"Group {number} of 'synonyms' has a word that {reason}.", param=param)
+        if not 2 <= len(words) <= MAX_SYNONYMS or not all(
+            0 < len(word.strip()) <= len(word) <= MAX_SYNONYM_CHARS for word in words
+        ):
+            raise InvalidSpec(f"Group {number} of 'synonyms' is none of {advice}.", param=param)
+        groups.append(words)
+    return tuple(groups)
+
+
+def _checked_teachers(value: object, param: str) -> tuple[str, ...]:
+    given = value if isinstance(value, list | tuple) else [None]
+    ids = [one for one in given if isinstance(one, str) and 0 < len(one) <= _ID_CHARS]
+    if len(ids) < len(given) or len(ids) > MAX_TEACHERS:
+        raise InvalidSpec(
+            f"'distill_from' must be a list of at most {MAX_TEACHERS} adapter ids, such as 'telecom:3'.", param=param
+        )
+    return tuple(dict.fromkeys(ids))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.ml.augmentation.phrases import mine_phrases
 from app.ml.formats.example import Example, RowError, example_from_fields
 from app.ml.prompting import find_wrapper
 from app.ml.splitting import SplitPart, SplitRow, labels_of_codes, split_rows
@@ -14,6 +15,7 @@ OUT_OF_SCOPE = "oos"
 _SPLIT_SEED = 20261125
 _CHOICE_SHARE, _MOST_CHOICE_ROWS = 0.1, 500
 _CALIBRATION_SHARE, _MOST_CALIBRATION_ROWS, _FEWEST_CALIBRATION_ROWS = 0.06, 500, 100
+_SHORTEST_PHRASE_CHARS, _FEWEST_PHRASES = 4, 40
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,26 @@ class Material:
 
 
 def material_for_choosing(name: str, data: Path) -> Material:
-    """Cuts the training file alone: rows to choose by, rows to calibrate with, and the rest to train on."""
+    """Cuts the training file alone: rows to choose by, rows to calibrate with, and the rest to train on.
+
+    Part `choice`: rows at random; of a subset, rows outside it. Part `phrasing`, where customers' phrases can be mined: rows
+    with phrases that no row of the training has any more, the nearest thing to a file of paraphrases.
+    """
     files = DATA_SETS[name]
-    rows = _training_rows(files, data)
-    order = list(rows)
+    everything = read_rows(data / files.training)
+    order = list(everything)
     random.Random(_SPLIT_SEED).shuffle(order)
-    count = min(_MOST_CHOICE_ROWS, round(len(rows) * _CHOICE_SHARE))
-    chosen, rest = order[:count], order[count:]
+    phrasing = _rows_of_some_phrases(order)
+    gone = {id(row) for row in phrasing}
+    order = [row for row in order if id(row) not in gone]
+    training = None if files.subset is None else {id(row) for row in _training_rows(files, order)}
+    outside = order if training is None else [row for row in order if id(row) not in training]
+    count = min(_MOST_CHOICE_ROWS, round(len(everything) * _CHOICE_SHARE))
+    chosen = outside[:count]
+    rest = outside[count:] if training is None else [row for row in order if id(row) in training]
     dev = None if files.dev is None else read_rows(data / files.dev)
-    return _material(name, rest, dev, {"choice": tuple(chosen)})
+    scored = {"choice": tuple(chosen), **({"phrasing": tuple(phrasing)} if phrasing else {})}
+    return _material(name, rest, dev, scored)
 
 
 def material_for_report(name: str, data: Path) -> Material:
@@ -74,7 +87,7 @@ def material_for_report(name: str, data: Path) -> Material:
         ValueError: a row of telecom's test files stands in its training file.
     """
     files = DATA_SETS[name]
-    rows = _training_rows(files, data)
+    rows = _training_rows(files, read_rows(data / files.training))
     dev = None if files.dev is None else read_rows(data / files.dev)
     tests = {part: tuple(read_rows(data / path)) for part, path in files.tests.items()}
     material = _material(name, rows, dev, tests)
@@ -101,13 +114,29 @@ def read_rows(path: Path) -> list[Example]:
     return examples
 
 
-def _training_rows(files: DataFiles, data: Path) -> list[Example]:
-    rows = read_rows(data / files.training)
+def _training_rows(files: DataFiles, rows: list[Example]) -> list[Example]:
     if files.subset is None:
         return rows
     split = [SplitRow(row.question, labels_of_codes(row.codes)) for row in rows]
-    chosen = split_rows(split, [SplitPart(name="subset", size=files.subset)], seed=1)["subset"]
+    chosen = split_rows(split, [SplitPart(name="subset", size=min(files.subset, len(rows)))], seed=1)["subset"]
     return [rows[place] for place in chosen]
+
+
+def _rows_of_some_phrases(rows: Sequence[Example]) -> list[Example]:
+    """Returns the rows of phrases drawn at random, at most a tenth of all rows, where there are many phrases to draw from."""
+    wrapper = find_wrapper([row.question for row in rows])
+    questions = [wrapper.strip(row.question) for row in rows]
+    book = mine_phrases(questions, [row.codes for row in rows])
+    phrases = sorted({phrase.text for phrase in book.exchanges if len(phrase.text) >= _SHORTEST_PHRASE_CHARS})
+    if len(phrases) < _FEWEST_PHRASES:
+        return []
+    random.Random(_SPLIT_SEED).shuffle(phrases)
+    held: set[int] = set()
+    for phrase in phrases:
+        more = {place for place, question in enumerate(questions) if phrase in question}
+        if len(held | more) <= min(_MOST_CHOICE_ROWS, round(_CHOICE_SHARE * len(rows))):
+            held |= more
+    return [rows[place] for place in sorted(held)]
 
 
 def _material(

@@ -17,9 +17,23 @@ LORA: Overrides = {
     "warmup_ratio": 0.05,
     "eval_strategy": "no",
 }
+TEACHER_SEEDS = "teacher_seeds"
+"""In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
+_ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
+# What is told apart, one ingredient a line; what wins is put together in a variants file.
 VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
+    "allowed": _ALLOWED,
+    "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
+    "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
+    "neighbours_12": {**_ALLOWED, "prompt_neighbours": 12},
+    "phrases": {**_ALLOWED, "augment_phrases": 0.7},
+    "noise": {**_ALLOWED, "augment_noise": 0.05},
+    "canonical": {**_ALLOWED, "code_order": "canonical"},
+    "shuffled": {**_ALLOWED, "code_order": "shuffled"},
+    "neighbours_8_phrases": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7},
+    "neighbours_8_phrases_noise": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7, "augment_noise": 0.05},
 }
 
 
@@ -50,4 +64,14 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
 
 def spec_of(overrides: Overrides) -> FinetuneSpec:
     """Resolves a variant as the product resolves a request."""
-    return resolve_spec(overrides)
+    asked = {name: value for name, value in overrides.items() if name != TEACHER_SEEDS}
+    if TEACHER_SEEDS in overrides:
+        # A job names adapters that are there; a run trains its own.
+        asked["distill_from"] = [f"teacher:{seed}" for seed in overrides[TEACHER_SEEDS]]
+    return resolve_spec(asked)
+
+
+def teachers_of(overrides: Overrides) -> dict[int, dict[str, Any]]:
+    """Returns, by seed, the overrides of the adapters that a variant learns from: its own, without teachers."""
+    alone = {name: value for name, value in overrides.items() if name != TEACHER_SEEDS and not name.startswith("distill_")}
+    return {int(seed): alone for seed in overrides.get(TEACHER_SEEDS, ())}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from app.ml.engine.batching import TokenRow, step_rows
+from app.ml.engine.batching import SameRows, TokenRow, step_rows
 from app.ml.engine.device import device_facts, pick_device, use_threads
 from app.ml.spec import PRESETS, FinetuneSpec
 from bench.restart import restart_with_allocator_environment
@@ -170,7 +170,7 @@ def _parity(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
     # fp32 on a CPU: there two ways of rounding in bf16 differ by more than any mistake that this looks for.
     workload = replace(workload, precision="fp32") if on_cpu else workload
     drawn = workload.text_rows(batch * steps)
-    ordered: list[TokenRow] = [row for step in range(steps) for row in step_rows(drawn, step, batch_size=batch, seed=0)]
+    ordered: list[TokenRow] = [row for step in range(steps) for row in step_rows(SameRows(drawn), step, batch_size=batch, seed=0)]
     ours = run_ours(workload, spec, drawn, steps)
     theirs = run_hf_trainer(workload, spec, ordered, steps)
     ours.check()

@@ -121,7 +121,7 @@ class Product:
 
 
 def start_product(folder: Path, database_url: str | None = None, **fields: Any) -> Iterator[Product]:
-    """Runs the product in a folder until the test is over; extra settings by name."""
+    """Runs the product in a folder until the test is over; further settings by name."""
     write_tiny_model(folder / "data" / "models" / TINY)
     settings = Settings(
         data_dir=folder / "data",

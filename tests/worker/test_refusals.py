@@ -10,13 +10,14 @@ import pytest
 from sqlalchemy import Engine
 
 from app.blobs.local import LocalBlobStore
-from app.errors import AppError
+from app.durable import seal_folder
+from app.errors import AppError, NotFound
 from app.ml.engine.device import limit_memory
 from app.ml.formats.canonical import CanonicalWriter
 from app.ml.formats.example import Example
 from app.ml.spec import resolve_spec
 from tests.app.ml.engine.training_help import CPU
-from tests.fixtures.queue import insert_file, insert_job, must_claim, read_job
+from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import make_tiny_store
 from worker.assignment import Assignment
 from worker.child import finetune
@@ -89,19 +90,12 @@ def test_what_cannot_fit_into_the_memory_limit_is_refused(tmp_path: Path) -> Non
     assert refusal(assignment, tmp_path) == ("out_of_device_memory", "model")
 
 
-@pytest.mark.integration
-def test_a_job_whose_answers_leave_no_room_fails_with_the_fields_name(engine: Engine, tmp_path: Path) -> None:
-    blobs, work = LocalBlobStore(tmp_path / "blobs"), tmp_path / "work"
-    work.mkdir()
-    file_id = insert_file(engine)
-    blobs.put_file(f"files/{file_id}", write_rows(tmp_path / "rows", LONG))
-    asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "cutoff_len": 32}
-    job_id = insert_job(engine, training_file_id=file_id, spec=resolve_spec(asked).to_mapping(), hyperparameters=asked)
-    context = WorkerContext(
+def a_context(engine: Engine, blobs: LocalBlobStore, place: Path) -> WorkerContext:
+    return WorkerContext(
         engine=engine,
         blobs=blobs,
-        store=make_tiny_store(tmp_path / "models"),
-        work_dir=work,
+        store=make_tiny_store(place / "models"),
+        work_dir=place / "work",
         owner="worker-1",
         lease_s=60,
         stop_grace_s=10,
@@ -112,8 +106,40 @@ def test_a_job_whose_answers_leave_no_room_fails_with_the_fields_name(engine: En
         stopping=threading.Event(),
     )
 
+
+@pytest.mark.integration
+def test_a_job_whose_answers_leave_no_room_fails_with_the_fields_name(engine: Engine, tmp_path: Path) -> None:
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    (tmp_path / "work").mkdir()
+    file_id = insert_file(engine)
+    blobs.put_file(f"files/{file_id}", write_rows(tmp_path / "rows", LONG))
+    asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "cutoff_len": 32}
+    job_id = insert_job(engine, training_file_id=file_id, spec=resolve_spec(asked).to_mapping(), hyperparameters=asked)
+    context = a_context(engine, blobs, tmp_path)
+
     run_finetune(context, must_claim(engine))
 
     job = read_job(engine, job_id)
     assert (job.status, job.error_code, job.error_param) == ("failed", "nothing_to_train", f"{PREFIX}cutoff_len")
     assert "Raise cutoff_len" in (job.error_message or "")
+
+
+def test_where_there_is_but_one_answer_a_loss_over_choices_is_refused(tmp_path: Path) -> None:
+    assert refusal(an_assignment(tmp_path, loss_over="allowed"), tmp_path) == ("nothing_to_train", "loss_over")
+
+
+@pytest.mark.parametrize("has_files", [False, True])
+def test_a_job_whose_teacher_is_gone_or_damaged_says_so(engine: Engine, tmp_path: Path, has_files: bool) -> None:
+    blobs = LocalBlobStore(tmp_path / "blobs")
+    (tmp_path / "work").mkdir()
+    file_id, teacher = insert_file(engine), insert_adapter(engine, checksum="a" * 64)
+    blobs.put_file(f"files/{file_id}", write_rows(tmp_path / "rows", GOOD))
+    if has_files:
+        (tmp_path / "adapter").mkdir()
+        seal_folder(tmp_path / "adapter")
+        blobs.put_folder("adapters/" + "a" * 64, tmp_path / "adapter")
+    spec = resolve_spec({"loss_over": "allowed", "distill_from": [teacher]}).to_mapping()
+    insert_job(engine, training_file_id=file_id, spec=spec)
+    with pytest.raises(NotFound) as caught:
+        run_finetune(a_context(engine, blobs, tmp_path), must_claim(engine))
+    assert caught.value.param == f"{PREFIX}distill_from"

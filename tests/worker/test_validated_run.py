@@ -1,7 +1,7 @@
 """A training process with held-out rows: what it tells, what it publishes, and how it is paused."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.fixtures.tiny import TINY, write_tiny_model
 from worker.assignment import Assignment
 from worker.child import finetune
 from worker.line import Line
-from worker.messages import CheckpointWritten, Evaluated, Finished, Message, Stopped
+from worker.messages import CheckpointWritten, Evaluated, Finished, Message, Note, Stopped
 from worker.recipe import note_message
 
 ANSWERS = ("开通方式_1|9.9", "取消方式_2")
@@ -121,6 +121,30 @@ def test_a_pause_while_the_last_rows_are_answered_keeps_what_was_trained(tmp_pat
     assert losses(tmp_path / "two") == losses(tmp_path / "calm")
     assert ending.result["metrics"]["validation"] == whole.result["metrics"]["validation"]
     assert (again.of(CheckpointWritten), again.of(Evaluated)) == ([], [])
+
+
+def test_a_job_over_choices_learns_from_the_adapters_of_others_and_publishes_an_average(tmp_path: Path) -> None:
+    teacher = assignment_in(tmp_path / "teacher", template="default")
+    assert isinstance(finetune(teacher, tmp_path / "teacher", ListeningLine()), Finished)
+    asked = {"loss_over": "allowed", "distill_from": ["telecom:1"], "ema_decay": 0.5, "focal_gamma": 1.0}
+    learner = replace(
+        assignment_in(tmp_path / "run", label_smoothing_factor=0.1, **asked),
+        teachers=[str(tmp_path / "teacher" / "output" / "adapter")],
+    )
+    line = ListeningLine()
+    ending = finetune(learner, tmp_path / "run", line)
+    assert isinstance(ending, Finished)
+    assert "Asking 1 adapter(s) about the training rows." in [note.text for note in line.of(Note)]
+    assert ending.result["metrics"]["validation"]["rows"] == 8
+
+
+def test_a_job_that_is_stopped_while_it_asks_adapters_has_nothing_to_keep(tmp_path: Path) -> None:
+    assert isinstance(finetune(assignment_in(tmp_path / "teacher"), tmp_path / "teacher", ListeningLine()), Finished)
+    asked = assignment_in(tmp_path / "run", loss_over="allowed", distill_from=["telecom:1"])
+    asked = replace(asked, teachers=[str(tmp_path / "teacher" / "output" / "adapter")])
+    line = ListeningLine(wish_from=(1, Wish.SAVE_AND_STOP))
+    assert finetune(asked, tmp_path / "run", line) == Stopped()
+    assert line.of(CheckpointWritten) == []
 
 
 def test_a_cancel_while_the_last_rows_are_answered_publishes_nothing(tmp_path: Path) -> None:

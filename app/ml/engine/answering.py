@@ -26,7 +26,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.packed.anatomy import find_anatomy
 from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer, known_codes
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
 
 __all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
 
@@ -175,17 +175,22 @@ class AnswerEngine:
         self._work_off()
         return [future.result() for future in futures]
 
-    def observe(self, questions: Sequence[str], checksum: str) -> list[Observation]:
+    def observe(
+        self, questions: Sequence[str], checksum: str, *, own: Sequence[SolvedQuestion | None] | None = None
+    ) -> list[Observation]:
         """Returns greedy answers with all that calibration needs of them; the adapter's own calibration is left out.
+
+        `own`: of each question the training row that it comes from.
 
         Raises:
             PromptTooLong: a question has more than 2048 tokens.
         """
+        rows = own or [None] * len(questions)
+        asks = [Ask(question, checksum, own=row) for question, row in zip(questions, rows, strict=True)]
         if not self._is_drafted(checksum):
             assert self._padded is not None
-            return self._padded.observe([self._prompt(Ask(question, checksum)) for question in questions], checksum)
+            return self._padded.observe([self._prompt(ask) for ask in asks], checksum)
         assert self.drafted is not None
-        asks = [Ask(question, checksum) for question in questions]
         futures = [self.drafted.submit(ask, self._prompt(ask), _observation_of, keeps_steps=True) for ask in asks]
         self._work_off()
         return [future.result() for future in futures]
@@ -209,6 +214,13 @@ class AnswerEngine:
             raise KeyError(checksum)
         return self._padded.card_of(checksum)
 
+    def _renderer_of(self, checksum: str) -> PromptRenderer:
+        if self.drafted is not None and (adapter := self.drafted.shelf.loaded.get(checksum)) is not None:
+            return adapter.renderer
+        if self._padded is None:
+            raise KeyError(checksum)
+        return self._padded.renderer_of(checksum)
+
     def _start_loading(self, checksum: str, folder: Path) -> "Future[Any]":
         card = read_card(folder)
         if card.base_model_checksum != self._base.checksum:
@@ -229,8 +241,8 @@ class AnswerEngine:
 
     def _prompt(self, ask: Ask) -> list[int]:
         # The base model gets the same plain prompt that `quick` trains on: what it says before it has learnt anything.
-        renderer = PromptRenderer("plain") if ask.checksum is None else self._card_of(ask.checksum).renderer
-        prompt = renderer.encode(ask.question, self._base.tokenizer)
+        renderer = PromptRenderer("plain") if ask.checksum is None else self._renderer_of(ask.checksum)
+        prompt = renderer.encode(ask.question, self._base.tokenizer, own=ask.own)
         if len(prompt) > MAX_PROMPT_TOKENS:
             raise PromptTooLong(f"A question has {len(prompt)} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
         return prompt

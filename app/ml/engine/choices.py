@@ -53,7 +53,9 @@ class ChoiceTable:
         self.example = tuple(grammar.encode_answer(grammar.vocabulary.codes[:1]))
         """Any answer that the grammar can say."""
         if not self.of(self.example).places:
-            raise NothingToTrain("All rows have the same code: there is no choice to learn. Set loss_over to vocabulary.")
+            raise NothingToTrain(
+                "All rows have the same code: there is no choice to learn. Set loss_over to vocabulary.", param="loss_over"
+            )
 
     def find(self, answer: tuple[int, ...]) -> AnswerChoices | None:
         """Returns the choices of an answer's tokens; None where the grammar cannot say it."""

@@ -25,7 +25,7 @@ from app.ml.engine.observing import Observation
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
-from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
 
 _ANSWER_BATCH_ROWS = 16
 
@@ -159,9 +159,16 @@ def _find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) ->
 
 
 def observe_rows(
-    engine: AnswerEngine, name: str, questions: Sequence[str], *, is_enough: Callable[[int], bool]
+    engine: AnswerEngine,
+    name: str,
+    questions: Sequence[str],
+    *,
+    is_enough: Callable[[int], bool],
+    own: Sequence[SolvedQuestion | None] | None = None,
 ) -> list[Observation]:
     """Observes questions in order with an adapter that the engine holds, until `is_enough` of those done, asked after each batch.
+
+    `own`: of each question the training row that it comes from.
 
     Raises:
         OutOfDeviceMemory: not even one question fits.
@@ -169,8 +176,8 @@ def observe_rows(
     """
     seen: list[Observation] = []
     _batch_by_batch(
-        questions,
-        lambda part: seen.extend(engine.observe(part, name)),
+        list(zip(questions, own or [None] * len(questions), strict=True)),
+        lambda part: seen.extend(engine.observe([asked for asked, _ in part], name, own=[row for _, row in part])),
         batch_rows=_ANSWER_BATCH_ROWS,
         base=engine.base,
         is_cut_short=lambda: is_enough(len(seen)),

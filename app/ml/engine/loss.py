@@ -17,6 +17,16 @@ def summed_loss(network: Any, batch: Batch, objective: Objective = CROSS_ENTROPY
     A sum, because micro-batches of one step are weighted by their tokens: 8 x 8 rows then equal 1 x 64. The batch must
     have been collated with the objective's choices.
     """
+    logits, labels = answer_logits(network, batch, objective), batch.labels[batch.labels != IGNORED]
+    if batch.allowed is not None:
+        return choice_losses(logits, labels, batch.allowed, objective, batch.soft)
+    if objective.focal_gamma:
+        return focal_losses(cross_entropy(logits, labels, reduction="none"), objective.focal_gamma).sum()
+    return cross_entropy(logits, labels, reduction="sum")
+
+
+def answer_logits(network: Any, batch: Batch, objective: Objective = CROSS_ENTROPY) -> torch.Tensor:
+    """Returns the logits of the trained tokens, `[S, V]` fp32, or of the objective's choices, `[S, C]`."""
     wanted = batch.labels != IGNORED
     tokens = None
     if objective.choices is not None:
@@ -28,9 +38,5 @@ def summed_loss(network: Any, batch: Batch, objective: Objective = CROSS_ENTROPY
             position_ids=batch.position_ids,
             use_cache=False,
         )
-    logits, labels = output.logits[0].float(), batch.labels[wanted]
-    if batch.allowed is not None:
-        return choice_losses(logits, labels, batch.allowed, objective)
-    if objective.focal_gamma:
-        return focal_losses(cross_entropy(logits, labels, reduction="none"), objective.focal_gamma).sum()
-    return cross_entropy(logits, labels, reduction="sum")
+    logits: torch.Tensor = output.logits[0].float()
+    return logits

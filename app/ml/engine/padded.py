@@ -17,6 +17,9 @@ from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_fre
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
 from app.ml.engine.observing import Observation
+from app.ml.engine.question_index import find_question_index
+from app.ml.engine.solved_questions import bound_renderer
+from app.ml.prompting import PromptRenderer
 
 MAX_ADAPTERS = 16
 PADDED_ROWS = 16
@@ -25,6 +28,7 @@ PADDED_ROWS = 16
 @dataclass(frozen=True)
 class _Slot:
     card: AdapterCard
+    renderer: PromptRenderer
     grammars: dict[AnswerMode, AnswerGrammar]
 
 
@@ -44,15 +48,20 @@ class PaddedEngine:
         """Returns the card of an adapter in memory."""
         return self._slots[checksum].card
 
+    def renderer_of(self, checksum: str) -> PromptRenderer:
+        """Returns the renderer of an adapter in memory."""
+        return self._slots[checksum].renderer
+
     def load(self, checksum: str, folder: Path, card: AdapterCard) -> None:
         """Takes a verified adapter into memory; the least recently used one leaves when there are 16."""
         tokenizer = self._base.tokenizer
         grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
+        renderer = bound_renderer(card.renderer, find_question_index(folder), card.vocabulary)
         while len(self._slots) >= MAX_ADAPTERS:
             oldest, _ = self._slots.popitem(last=False)
             self._network.delete_adapter(oldest)
         self._network = load_adapter(self._network, folder, checksum)
-        self._slots[checksum] = _Slot(card, {"closed": grammar})
+        self._slots[checksum] = _Slot(card, renderer, {"closed": grammar})
 
     def answer(
         self, prompts: Sequence[list[int]], *, checksum: str | None, alternatives: int, mode: AnswerMode

@@ -2,9 +2,10 @@
 
 Similarity is the cosine of two questions' sets of character 1- and 2-grams, each weighted by the root of its inverse document
 frequency; chosen on a split of the telecom training rows (the true answer first: 0.38, among 32: 0.69; 1..3-grams: 0.35, 0.68).
-The file holds hashes of n-grams, no text.
+The file holds hashes of n-grams, and texts only where the adapter's prompts show its training questions.
 """
 
+import json
 import math
 import unicodedata
 from collections import Counter
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.compiled import compiled
 
@@ -28,6 +30,7 @@ _MOST_NGRAM_CHARS = 2
 _EDGE_CHARS = 128
 # N-grams of more than a quarter of the questions are most of the work and tell little.
 _COMMON_SHARE, _ALWAYS_RARE = 0.25, 256
+_MOST_SHOWN_CHARS = 240
 _FREQUENCY_WEIGHT = 0.02
 _FNV_OFFSET = 2_166_136_261
 _FNV_PRIME = 16_777_619
@@ -52,9 +55,23 @@ class QuestionIndex:
     """[A] how many training rows have the answer, exact duplicates of a question included."""
     answers: tuple[tuple[int, ...], ...]
     """Distinct answers, as numbers of codes in the vocabulary's order."""
+    texts: tuple[str, ...] | None = None
+    """[M] the questions' first 240 characters, for prompts that show them; None: not kept"""
+    row_counts: tuple[int, ...] | None = None
+    """[M] how many training rows a question stands for; None once it was read from a file"""
+    affixes: PhraseBook = PhraseBook()
+    """Starts and ends that say nothing: greetings, particles. They are taken off every question that is indexed or looked for."""
 
     @classmethod
-    def build(cls, questions: Sequence[str], answers: Sequence[Sequence[str]], *, vocabulary: CodeVocabulary) -> "QuestionIndex":
+    def build(
+        cls,
+        questions: Sequence[str],
+        answers: Sequence[Sequence[str]],
+        *,
+        vocabulary: CodeVocabulary,
+        keeps_texts: bool = False,
+        affixes: PhraseBook = PhraseBook(),  # frozen and empty
+    ) -> "QuestionIndex":
         """Indexes bare questions (see `Wrapper.strip`) with their answers; of many, 20,000 evenly spread ones.
 
         Raises:
@@ -65,7 +82,9 @@ class QuestionIndex:
             coded = [tuple(number_of[code] for code in answer) for answer in answers]
         except KeyError as error:
             raise ValueError(f"the vocabulary lacks the code {error.args[0]!r}") from error
-        counts = Counter((_ngrams(question).tobytes(), answer) for question, answer in zip(questions, coded, strict=True))
+        questions = [affixes.core(question) for question in questions]
+        ngrams_of = [_ngrams(question).tobytes() for question in questions]
+        counts = Counter(zip(ngrams_of, coded, strict=True))
         pairs = list(counts)
         kept = min(len(pairs), MAX_INDEXED_QUESTIONS)
         by_answer: dict[tuple[int, ...], list[bytes]] = {}
@@ -80,6 +99,13 @@ class QuestionIndex:
         hashes, lengths = np.unique(flat[order], return_counts=True)
         is_common = lengths > max(len(documents) * _COMMON_SHARE, _ALWAYS_RARE)
         rows = row_of[order][~np.repeat(is_common, lengths)]
+        texts, row_counts = None, None
+        if keeps_texts:
+            # Of questions with the same n-grams the first one's text.
+            text_of = dict(reversed(list(zip(zip(ngrams_of, coded, strict=True), questions, strict=True))))
+            kept_pairs = [(ngrams, answer) for answer, group in by_answer.items() for ngrams in group]
+            texts = tuple(text_of[pair][:_MOST_SHOWN_CHARS] for pair in kept_pairs)
+            row_counts = tuple(counts[pair] for pair in kept_pairs)
         return cls(
             hashes=hashes,
             starts=np.concatenate([[0], np.cumsum(np.where(is_common, 0, lengths))]).astype(np.int64),
@@ -87,6 +113,9 @@ class QuestionIndex:
             answer_starts=np.cumsum([0, *(len(group) for group in by_answer.values())]),
             frequencies=np.array([frequency[answer] for answer in by_answer], dtype=np.int64),
             answers=tuple(by_answer),
+            texts=texts,
+            row_counts=row_counts,
+            affixes=affixes,
         )
 
     def nearest(self, question: str, count: int = 32) -> list[Neighbour]:
@@ -99,8 +128,28 @@ class QuestionIndex:
 
     def nearest_answers(self, question: str, count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns `nearest` as two arrays."""
+        answers, similarities, _ = self._nearest(question, count, left_out=-1)
+        return answers, similarities
+
+    def nearest_documents(self, question: str, count: int, *, own: tuple[str, tuple[int, ...]] | None = None) -> list[int]:
+        """Returns the nearest question's number of up to `count` distinct answers, best first; needs texts.
+
+        Without `own`, a question and its answer, unless several training rows have them.
+        """
+        assert self.texts is not None
+        left_out = -1
+        if own is not None:
+            found = self._document_of.get((self.affixes.core(own[0])[:_MOST_SHOWN_CHARS], own[1]), -1)
+            is_single = found >= 0 and (self.row_counts is None or self.row_counts[found] == 1)
+            left_out = found if is_single else -1
+        _, _, documents = self._nearest(question, count, left_out=left_out)
+        return [document for document in documents.tolist() if document >= 0]
+
+    def _nearest(
+        self, question: str, count: int, *, left_out: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
         return _nearest(
-            _ngrams(question),
+            _ngrams(self.affixes.core(question)),
             self.hashes,
             self.starts,
             self.rows,
@@ -109,6 +158,7 @@ class QuestionIndex:
             self.answer_starts,
             self._frequency_terms,
             count,
+            left_out,
         )
 
     def nearest_many(self, questions: Sequence[str], count: int = 32) -> list[list[Neighbour]]:
@@ -126,7 +176,25 @@ class QuestionIndex:
             "answer_codes": np.array([code for answer in self.answers for code in answer], dtype=np.uint32),
             "answer_lengths": np.array([len(answer) for answer in self.answers], dtype=np.uint16),
         }
-        save_file(tensors, folder / QUESTIONS, metadata={"version": _VERSION})
+        if self.texts is not None:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in self.texts]
+            tensors["texts"] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+            tensors["text_lengths"] = np.array([len(text) for text in encoded], dtype=np.uint16)
+        metadata = {"version": _VERSION}
+        if self.affixes:
+            metadata["affixes"] = json.dumps({"starts": self.affixes.starts, "ends": self.affixes.ends})
+        save_file(tensors, folder / QUESTIONS, metadata=metadata)
+
+    @cached_property
+    def answer_of_document(self) -> NDArray[np.int64]:
+        """[M] number of each question's answer."""
+        return np.repeat(np.arange(len(self.answers)), np.diff(self.answer_starts))
+
+    @cached_property
+    def _document_of(self) -> dict[tuple[str, tuple[int, ...]], int]:
+        assert self.texts is not None
+        answers = self.answer_of_document.tolist()
+        return {(text, self.answers[answer]): place for place, (text, answer) in enumerate(zip(self.texts, answers, strict=True))}
 
     @cached_property
     def _question_count(self) -> int:
@@ -158,7 +226,8 @@ def find_question_index(folder: Path) -> QuestionIndex | None:
     if not path.is_file():
         return None
     with safe_open(path, framework="np") as file:
-        if (file.metadata() or {}).get("version") != _VERSION:
+        metadata = file.metadata() or {}
+        if metadata.get("version") != _VERSION:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is no mapping
     ends = np.cumsum(tensors["answer_lengths"], dtype=np.int64).tolist()
@@ -170,7 +239,19 @@ def find_question_index(folder: Path) -> QuestionIndex | None:
         answer_starts=tensors["answer_starts"].astype(np.int64),
         frequencies=tensors["frequencies"].astype(np.int64),
         answers=tuple(tuple(codes[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)),
+        texts=_read_texts(tensors) if "texts" in tensors else None,
+        affixes=_read_affixes(metadata.get("affixes")),
     )
+
+
+def _read_affixes(stored: str | None) -> PhraseBook:
+    found = {} if stored is None else json.loads(stored)
+    return PhraseBook(tuple(found.get("starts", ())), tuple(found.get("ends", ())))
+
+
+def _read_texts(tensors: dict[str, NDArray[np.uint8]]) -> tuple[str, ...]:
+    whole, ends = tensors["texts"].tobytes(), np.cumsum(tensors["text_lengths"], dtype=np.int64).tolist()
+    return tuple(whole[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False))
 
 
 @compiled
@@ -184,7 +265,8 @@ def _nearest(
     answer_starts: NDArray[np.int64],
     frequency_terms: NDArray[np.float64],
     count: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    left_out: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     scores = np.zeros(len(inverse_norms))
     square = 0.0
     for ngram in ngrams:
@@ -198,12 +280,15 @@ def _nearest(
             square += math.log1p(len(inverse_norms))
     scale = 1 / math.sqrt(square) if square > 0 else 1.0
     kept = max(0, min(count, len(frequency_terms)))
-    best, similarities = np.empty(kept, np.int64), np.empty(kept)
+    best, similarities, documents = np.empty(kept, np.int64), np.empty(kept), np.empty(kept, np.int64)
+    if left_out >= 0:
+        scores[left_out] = -1.0
     size = 0
     for answer in range(len(frequency_terms)):
-        similarity = 0.0
+        similarity, document = 0.0, -1
         for row in range(answer_starts[answer], answer_starts[answer + 1]):
-            similarity = max(similarity, scores[row] * inverse_norms[row])
+            if scores[row] * inverse_norms[row] > similarity:
+                similarity, document = scores[row] * inverse_norms[row], row
         similarity = similarity * scale + frequency_terms[answer]
         if size < kept:
             size += 1
@@ -211,10 +296,10 @@ def _nearest(
             continue
         at = size - 1
         while at and similarities[at - 1] < similarity:
-            best[at], similarities[at] = best[at - 1], similarities[at - 1]
+            best[at], similarities[at], documents[at] = best[at - 1], similarities[at - 1], documents[at - 1]
             at -= 1
-        best[at], similarities[at] = answer, similarity
-    return best, similarities
+        best[at], similarities[at], documents[at] = answer, similarity, document
+    return best, similarities, documents
 
 
 def _ngrams(question: str) -> NDArray[np.uint32]:

@@ -75,8 +75,8 @@ class PackedSource:
     def prepare(self, packs: Sequence[Sequence[TokenRow]]) -> Sequence[HostPack]:
         """Lays the rows end to end."""
         if self._captured is None:
-            return [pack_rows(rows, choices=self.objective.choices) for rows in packs]
-        return [pack_rows(rows, self._recurring(rows), self.objective.choices) for rows in packs]
+            return [self._pack(rows) for rows in packs]
+        return [self._pack(rows, self._recurring(rows)) for rows in packs]
 
     def refresh(self) -> None:
         """Derives the adapter's factors."""
@@ -99,6 +99,9 @@ class PackedSource:
         if self._captured is not None:
             self._captured.clear()
 
+    def _pack(self, rows: Sequence[TokenRow], shape: PackShape | None = None) -> HostPack:
+        return pack_rows(rows, shape, self.objective.choices, self.objective.soft)
+
     def _recurring(self, rows: Sequence[TokenRow]) -> PackShape:
         shape = recurring_shape(shape_of(rows, self.objective.choices), self._shapes)
         self._shapes.add(shape)
@@ -110,7 +113,7 @@ class PackedSource:
             self._network.refresh()
             choices = self.objective.choices
             rows = [TokenRow((0,) * 8, (0,) * 4 if choices is None else choices.example)] * 8
-            few = pack_rows(rows, recurring_shape(shape_of(rows, choices), ()), choices)
+            few = self._pack(rows, recurring_shape(shape_of(rows, choices), ()))
             with torch.no_grad():
                 self._network.summed_loss(few.on(self._device))
             torch.autograd.backward(self._network.summed_loss(few.on(self._device)) * 0.0)
@@ -133,9 +136,11 @@ class PaddedSource:
 
     def add_gradients(self, prepared: Sequence[TokenRow], weight: float) -> torch.Tensor:
         """As the protocol says."""
-        choices, base = self.objective.choices, self._base
-        batch = collate(prepared, pad_id=base.tokenizer.pad_id, device=base.device, choices=choices)
-        loss = summed_loss(self._network, batch, self.objective)
+        objective, base = self.objective, self._base
+        batch = collate(
+            prepared, pad_id=base.tokenizer.pad_id, device=base.device, choices=objective.choices, soft=objective.soft
+        )
+        loss = summed_loss(self._network, batch, objective)
         torch.autograd.backward(loss * weight)
         return loss.detach()
 

@@ -16,7 +16,7 @@ import torch
 
 from app.ml.codes import AnswerGrammar
 from app.ml.engine.averaging import WeightAverage
-from app.ml.engine.batching import TokenRow, step_rows
+from app.ml.engine.batching import RowSource, SameRows, TokenRow, step_rows
 from app.ml.engine.checkpointing import TrainState, load_best, load_checkpoint, load_in_training, save_checkpoint
 from app.ml.engine.device import peak_memory_bytes, random_state, seed_all
 from app.ml.engine.epoch_evaluation import EpochEvaluation
@@ -26,6 +26,7 @@ from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, flat_groups, trainable_parameter_count, unused_settings
 from app.ml.engine.objective import make_objective
 from app.ml.engine.ranks import ALONE, Ranks
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.stepping import PackedSource, StepRunner, make_source
 from app.ml.engine.token_budget import needs_checkpointing, plan_token_budget
 from app.ml.spec import FinetuneSpec
@@ -109,8 +110,12 @@ class TrainPlan:
     """Scored after each epoch."""
     saves_last: bool = False
     """Checkpoint the last step too, because long work follows the training."""
+    fresh_rows: RowSource | None = None
+    """As many rows as `rows`, made anew for each epoch; None: `rows` themselves are trained."""
     grammar: AnswerGrammar | None = None
     """Of closed answers; needed where the spec's loss is over what it allows."""
+    soft: SoftTargets | None = None
+    """What the spec's teachers say of the rows, within the same grammar."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +161,10 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         NothingToTrain: the loss is over choices, and there are none.
     """
     spec, steps = plan.spec, plan.spec.total_steps(len(plan.rows))
+    row_source = SameRows(plan.rows) if plan.fresh_rows is None else plan.fresh_rows
     steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
     save_every = spec.save_steps or steps_per_epoch
-    objective = make_objective(spec, plan.grammar)
+    objective = make_objective(spec, plan.grammar, plan.soft)
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
     groups = flat_groups(network, spec)
@@ -193,7 +199,7 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         source,
         optimiser,
         groups,
-        lambda step: step_rows(plan.rows, step, batch_size=spec.effective_batch_size, seed=plan.seed),
+        lambda step: step_rows(row_source, step, batch_size=spec.effective_batch_size, seed=plan.seed),
         token_budget=state.token_budget,
         max_grad_norm=spec.max_grad_norm,
         device=base.device,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.ml.codes import SEPARATOR, answer_tokens
 from app.ml.formats.example import Example
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import MAX_NEIGHBOUR_TOKENS, PromptRenderer
 from app.ml.tokens import TextTokenizer
 
 # Of a prompt that is cut: its BOS and one token of its end.
@@ -57,6 +57,15 @@ def row_lengths(examples: Iterable[Example], renderer: PromptRenderer, tokenizer
     answers = AnswerCounter(tokenizer)
     for example in examples:
         yield RowLength(len(renderer.encode(example.question, tokenizer)), answers.count(example.codes))
+
+
+def with_neighbours(rows: Sequence[RowLength], neighbours: int) -> list[RowLength]:
+    """Returns rows whose prompts show so many others of mean length: an estimate, since the nearest are not looked up."""
+    if not neighbours or not rows:
+        return list(rows)
+    mean = sum(row.prompt + row.answer for row in rows) / len(rows)
+    more = min(MAX_NEIGHBOUR_TOKENS, round(neighbours * mean))
+    return [RowLength(row.prompt + more, row.answer) for row in rows]
 
 
 def measure_token_lengths(

@@ -181,6 +181,19 @@ class TestCreating:
         assert response.status_code == 200
         assert read_job(api.engine, response.json()["id"]).status == "queued"
 
+    def test_what_happens_to_rows_and_prompt_is_taken_kept_and_estimated(self, api: Api) -> None:
+        asked = {"prompt_neighbours": 4, "augment_phrases": 0.5, "synonyms": [["怎么", "如何"]], "code_order": "shuffled"}
+        body = {"model": TINY, "training_file": api.file_id(), "method": supervised(preset="quick", **asked)}
+        plain = {**body, "method": supervised(preset="quick")}
+
+        made = api.client.post(f"{JOBS}?dry_run=true", json=body).json()
+        other = api.client.post(f"{JOBS}?dry_run=true", json=plain).json()
+
+        assert {name: made["spec"][name] for name in asked} == asked
+        assert made["prompt_tokens_mean"] > other["prompt_tokens_mean"]
+        assert [one["can_serve"] for one in made["serving"]] == [True, False]
+        assert api.client.post(JOBS, json=body).status_code == 200
+
     def test_a_dry_run_refuses_what_creation_would_and_queues_nothing(self, api: Api) -> None:
         response = api.client.post(f"{JOBS}?dry_run=true", json={"model": "tiny-gemma", "training_file": "file-none"})
 

@@ -17,7 +17,7 @@ from app.ml.formats.canonical import CanonicalWriter
 from app.ml.formats.example import Example
 from tests.fixtures.api import BASE, Api, alpaca, running_api
 from tests.fixtures.db import Databases
-from tests.fixtures.queue import insert_file, row_count
+from tests.fixtures.queue import insert_adapter, insert_file, row_count
 from tests.fixtures.zeros import CONFIG, decoder_shapes, write_safetensors
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -202,3 +202,26 @@ def test_a_dry_run_tells_what_a_job_needs(api: Api) -> None:
     assert body["trainable_parameters"] == 2 * 8 * sum(sides)
     assert 0 < body["peak_memory_gib"] <= 0.1
     assert [serving["engine"] for serving in body["serving"]] == ["Dianda's answerer", "vLLM, adapter unmerged"]
+
+
+class TestTheTeachers:
+    def test_an_adapter_of_another_base_model_is_refused(self, api: Api) -> None:
+        teacher = insert_adapter(api.engine, base_model="gemma-2b")
+        assert refusal(api, api.file_id(), distill_from=[teacher], loss_over="allowed") == (
+            "invalid_hyperparameter",
+            "distill_from",
+        )
+
+    def test_an_adapter_that_there_is_not_is_named(self, api: Api) -> None:
+        response = post(api, api.file_id(), distill_from=["telecom:9"], loss_over="allowed")
+        assert (response.status_code, response.json()["error"]["param"]) == (404, f"{PARAM_PREFIX}distill_from")
+        assert row_count(api.engine, Job) == 0
+
+    def test_an_adapter_that_an_unfinished_job_learns_from_stays(self, api: Api) -> None:
+        teacher, other = insert_adapter(api.engine, base_model=BASE), insert_adapter(api.engine, base_model=BASE)
+        job = post(api, api.file_id(), distill_from=[teacher], loss_over="allowed").json()
+        response = api.client.delete(f"/v1/models/{teacher}")
+        assert (response.status_code, job["id"] in response.json()["error"]["message"]) == (409, True)
+        assert api.client.delete(f"/v1/models/{other}").status_code == 200
+        api.client.post(f"{JOBS}/{job['id']}/cancel")
+        assert api.client.delete(f"/v1/models/{teacher}").status_code == 200

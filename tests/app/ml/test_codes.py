@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.ml.codes import AnswerGrammar, AnswerState, CodeVocabulary, category_of, join_codes, parse_answer
+from app.ml.codes import AnswerGrammar, AnswerState, CodeVocabulary, category_of, join_codes, parse_answer, sorted_codes
 from tests.app.ml.strategies import ANSWER, END, grammars, table_encoder
 
 quickly = settings(deadline=None, max_examples=100)
@@ -184,3 +184,13 @@ def test_a_code_of_200_rare_characters_is_no_deeper_than_python_goes() -> None:
     code = "𠮷" * 200
     grammar = AnswerGrammar(CodeVocabulary((code,), 1), lambda text: list(text.encode()), end_id=256)
     assert grammar.codes_of(walk(grammar, grammar.encode_answer([code]))) == (code,)
+
+
+@given(codes=ANSWER)
+def test_sorted_codes_do_not_depend_on_the_files_order(codes: tuple[str, ...]) -> None:
+    assert sorted_codes(codes) == sorted_codes(codes[::-1])
+    assert sorted(sorted_codes(codes)) == sorted(codes)
+
+
+def test_numbers_in_codes_are_sorted_by_value() -> None:
+    assert sorted_codes(["开通方式_10", "9.9", "开通方式_9", "11.9"]) == ("9.9", "11.9", "开通方式_9", "开通方式_10")

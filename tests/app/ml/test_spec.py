@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.ml.errors import InvalidSpec
 from app.ml.spec import ALL_LINEAR, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+from tests.app.ml.strategies import PLAIN_TEXT
 
 RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
 CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name != "lora_target"}
@@ -24,6 +25,9 @@ WHOLE = (
     "eval_max_rows",
     "early_stopping_patience",
     "average_last_epochs",
+    "prompt_neighbours",
+    "min_train_steps",
+    "max_train_steps",
 )
 
 
@@ -39,7 +43,9 @@ def needs_evaluation(values: dict[str, Any]) -> bool:
 
 def what_goes_together(values: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"eval_strategy": "epoch"} if needs_evaluation(values) else {}
-    changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0}
+    changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0, "distill_from": ()}
+    low, high = values["min_train_steps"], values["max_train_steps"]
+    changed |= {"min_train_steps": min(low, high)} if low and high else {}
     is_other = values["ema_decay"] or values["early_stopping_patience"]
     return {**changed, "average_last_epochs": 1} if is_other else changed
 
@@ -50,6 +56,8 @@ SPECS = st.fixed_dictionaries(
         **{name: st.sampled_from(field.metadata["choices"]) for name, field in CHOICES.items()},
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
+        "synonyms": st.lists(st.lists(PLAIN_TEXT.filter(str.strip), min_size=2, unique=True, max_size=3).map(tuple)).map(tuple),
+        "distill_from": st.lists(st.sampled_from(["a:1", "a:2", "b:1"]), unique=True).map(tuple),
     }
 ).map(lambda values: FinetuneSpec(**values | what_goes_together(values)))
 
@@ -61,7 +69,8 @@ def refused(**hyperparameters: object) -> InvalidSpec:
 
 
 def test_the_strategies_know_every_field() -> None:
-    assert {*RANGED, *CHOICES, *SWITCHES, "lora_target"} == {field.name for field in fields(FinetuneSpec)}
+    lists = {"lora_target", "distill_from", "synonyms"}
+    assert {*RANGED, *CHOICES, *SWITCHES, *lists} == {field.name for field in fields(FinetuneSpec)}
 
 
 @pytest.mark.parametrize("field", fields(FinetuneSpec), ids=lambda field: field.name)
@@ -202,6 +211,29 @@ def test_label_smoothing_is_refused_where_it_has_no_allowed_tokens_to_spread_ove
     assert refused(label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "rows", "steps"),
+    [(10, None, 16, 10), (10, None, 64, 12), (None, 5, 64, 5), (None, 5, 16, 3), (2, 2, 64, 2), (7, 9, 16, 7), (1, None, 1, 3)],
+)
+def test_steps_are_held_between_their_bounds(low: int | None, high: int | None, rows: int, steps: int) -> None:
+    spec = resolve_spec({"batch_size": 16, "n_epochs": 3, "min_train_steps": low, "max_train_steps": high})
+    assert spec.total_steps(rows) == steps
+
+
+def test_bounds_of_the_steps_that_exclude_each_other_are_refused() -> None:
+    assert refused(min_train_steps=3, max_train_steps=2).param == "hyperparameters.min_train_steps"
+
+
+@pytest.mark.parametrize("value", ["a:1", 3, None, [1], ["a:1", ""], ["x" * 111], [f"a:{n}" for n in range(9)], {"a": 1}])
+def test_teachers_that_are_no_few_adapter_ids_are_refused(value: object) -> None:
+    assert refused(loss_over="allowed", distill_from=value).param == "hyperparameters.distill_from"
+
+
+def test_learning_from_adapters_is_refused_where_the_loss_is_over_the_vocabulary() -> None:
+    assert resolve_spec({"loss_over": "allowed", "distill_from": ["a:1", "a:1"]}).distill_from == ("a:1",)
+    assert refused(distill_from=["a:1"]).param == "hyperparameters.distill_from"
+
+
 @pytest.mark.parametrize("other", [{"ema_decay": 0.9}, {"early_stopping_patience": 1}])
 def test_a_mean_of_the_last_epochs_is_refused_beside_what_it_cannot_go_with(other: dict[str, object]) -> None:
     assert resolve_spec({"average_last_epochs": 3}).average_last_epochs == 3
@@ -244,3 +276,34 @@ def test_an_epoch_has_a_step_for_each_batch_begun(rows: int, steps: int) -> None
 def test_a_run_has_a_step_for_each_part_of_an_epoch_begun(epochs: float, rows: int, steps: int) -> None:
     spec = FinetuneSpec(num_train_epochs=epochs, per_device_train_batch_size=4, gradient_accumulation_steps=4)
     assert spec.total_steps(rows) == steps
+
+
+@pytest.mark.parametrize(
+    "synonyms",
+    [
+        "怎么",
+        [["怎么"]],
+        [["怎么", 3]],
+        [["怎么", " "]],
+        [["怎么", "\x00"]],
+        [["怎么", "怎么"]],
+        [["a", "b"]] * 201,
+        [["a", "b" * 41]],
+    ],
+)
+def test_synonyms_are_lists_of_words_within_limits(synonyms: object) -> None:
+    assert refused(synonyms=synonyms).param == "hyperparameters.synonyms"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
+    spec = PRESETS[preset]
+    assert (spec.code_order, spec.prompt_neighbours, spec.has_fresh_rows) == ("given", 0, False)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"augment_noise": 0.1}, {"augment_phrases": 0.5}, {"code_order": "shuffled"}, {"augment_synonyms": 0.5}]
+)
+def test_rows_are_made_anew_where_something_changes_from_epoch_to_epoch(asked: dict[str, Any]) -> None:
+    assert resolve_spec({**asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
+    assert not resolve_spec({"augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"

@@ -4,6 +4,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
@@ -16,6 +17,8 @@ from app.ml.engine.drafted.successions import Successions, count_successions
 from app.ml.engine.drafted.trie import EdgeArrays, HeadColumns
 from app.ml.engine.novelty import References, find_references
 from app.ml.engine.question_index import QuestionIndex, find_question_index
+from app.ml.engine.solved_questions import bound_renderer
+from app.ml.prompting import PromptRenderer
 from app.ml.tokens import TextTokenizer
 
 
@@ -51,6 +54,11 @@ class LoadedAdapter:
     users: int = 0
     """Questions under way: while there are any, it keeps its slot."""
     vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
+
+    @cached_property
+    def renderer(self) -> PromptRenderer:
+        """The renderer of its prompts."""
+        return bound_renderer(self.card.renderer, self.index, self.card.vocabulary)
 
     @property
     def inverse_temperature(self) -> float:
@@ -101,6 +109,8 @@ class AdapterShelf:
         if references is not None:
             references = references.to(self._network.device, self._network.dtype)
         index = find_question_index(folder)
+        # Refused now rather than at its first question.
+        bound_renderer(card.renderer, index, card.vocabulary)
         recall = None if index is None else Recall(index, grammar)
         return ReadAdapter(checksum, card, shape, weights, Vocabulary.make(grammar, index), index, recall, references)
 

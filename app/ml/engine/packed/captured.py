@@ -21,6 +21,7 @@ _MOST_GRAPHS = 48
 class _Captured:
     numbers: torch.Tensor
     allowed: torch.Tensor | None
+    soft: torch.Tensor | None
     loss: torch.Tensor
     capture: Capture
 
@@ -55,9 +56,9 @@ class CapturedPacks:
             found = self._graphs[pack.shape] = self._capture(pack)
         self._graphs.move_to_end(pack.shape)
         found.numbers.copy_(pack.numbers, non_blocking=True)
-        if found.allowed is not None:
-            assert pack.allowed is not None
-            found.allowed.copy_(pack.allowed, non_blocking=True)
+        for place, given in ((found.allowed, pack.allowed), (found.soft, pack.soft)):
+            if place is not None and given is not None:
+                place.copy_(given, non_blocking=True)
         found.capture.replay()
         return found.loss
 
@@ -70,8 +71,9 @@ class CapturedPacks:
     def _capture(self, pack: HostPack) -> _Captured:
         numbers = pack.numbers.to(self._device)
         allowed = None if pack.allowed is None else pack.allowed.to(self._device)
+        soft = None if pack.soft is None else pack.soft.to(self._device)
         capture = Capture(self._pool)
         with capture:
-            loss = self._network.summed_loss(view_numbers(pack.shape, numbers, allowed))
+            loss = self._network.summed_loss(view_numbers(pack.shape, numbers, allowed, soft))
             torch.autograd.backward(loss * self._weight)
-        return _Captured(numbers, allowed, loss.detach(), capture)
+        return _Captured(numbers, allowed, soft, loss.detach(), capture)

@@ -73,11 +73,15 @@ def summed_choice_loss(
     weight: torch.Tensor,
     labels: torch.Tensor,
     allowed: torch.Tensor,
+    soft: torch.Tensor | None,
     softcap: float | None,
     objective: Objective,
 ) -> torch.Tensor:
     """Returns the summed loss as an fp32 scalar, for `hidden` [S, D] and a frozen fp32 `weight` [C, D]; see `choice_losses`."""
+    return choice_losses(choice_logits(hidden, weight, softcap), labels, allowed, objective, soft)
+
+
+def choice_logits(hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Returns `[S, C]` fp32 of `hidden` [S, D] and a frozen fp32 `weight` [C, D]."""
     logits = linear(hidden.float(), weight)
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
-    return choice_losses(logits, labels, allowed, objective)
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap

@@ -11,7 +11,7 @@ from app.ml.engine.packed.anatomy import Anatomy, find_anatomy, rotary_of
 from app.ml.engine.packed.attention import attend
 from app.ml.engine.packed.fused import Passes, passes_for
 from app.ml.engine.packed.gating import gated
-from app.ml.engine.packed.head import summed_choice_loss, summed_cross_entropy
+from app.ml.engine.packed.head import choice_logits, summed_choice_loss, summed_cross_entropy
 from app.ml.engine.packed.norms import add_norm, gain_of, head_norm, rms_norm
 from app.ml.engine.packed.packs import PackedRows
 from app.ml.engine.packed.projection import Projection, stack_projections
@@ -97,7 +97,19 @@ class PackedNetwork:
 
     def summed_loss(self, rows: PackedRows) -> torch.Tensor:
         """Returns the sum over trained tokens of the objective's loss, as an fp32 scalar."""
-        anatomy, objective = self._anatomy, self._objective
+        final, softcap, objective = self._final_states(rows), self._anatomy.head_softcap, self._objective
+        if rows.allowed is not None:
+            head = self._choice_head
+            return summed_choice_loss(final, head, rows.labels, rows.allowed, rows.soft, softcap, objective)
+        return summed_cross_entropy(final, self._head, rows.labels, softcap, self._passes, focal_gamma=objective.focal_gamma)
+
+    def choice_logits(self, rows: PackedRows) -> torch.Tensor:
+        """Returns `[S, C]` fp32 of the choices of rows, where the objective is over choices."""
+        return choice_logits(self._final_states(rows), self._choice_head, self._anatomy.head_softcap)
+
+    def _final_states(self, rows: PackedRows) -> torch.Tensor:
+        """Returns `[S, D]`: the trained tokens' states behind the last norm."""
+        anatomy = self._anatomy
         hidden = torch.nn.functional.embedding(rows.ids, self._embedding)
         if self._embedding_scale != 1.0:
             hidden = hidden * self._embedding_scale
@@ -113,10 +125,7 @@ class PackedNetwork:
                 hidden, delta = run(*arguments)
         assert delta is not None
         _, final = add_norm(hidden, delta, self._final_gain, anatomy.norm_eps, self._head.dtype, self._passes)
-        softcap = anatomy.head_softcap
-        if rows.allowed is not None:
-            return summed_choice_loss(final, self._choice_head, rows.labels, rows.allowed, softcap, objective)
-        return summed_cross_entropy(final, self._head, rows.labels, softcap, self._passes, focal_gamma=objective.focal_gamma)
+        return final
 
     def _run_layer(
         self,

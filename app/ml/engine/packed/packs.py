@@ -8,6 +8,7 @@ import torch
 from app.ml.engine.batching import IGNORED, TokenRow, trained_count
 from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import pinned, to_device
+from app.ml.engine.soft_targets import SoftTargets
 
 # A captured graph runs one shape. Shapes rounded up to these recur, at the cost of a few idle tokens.
 _ROUND_TOKENS, _ROUND_WIDTH, _ROUND_ROWS, _ROUND_TRAINED = 128, 16, 8, 128
@@ -58,6 +59,8 @@ class PackedRows:
     """[S] int64: those successors, or their columns where only some compete; negative where idle"""
     allowed: torch.Tensor | None = None
     """[S, C] bool: what competes with each; None: everything"""
+    soft: torch.Tensor | None = None
+    """[S, C] fp32: what teachers would choose; None: nobody was asked"""
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,14 @@ class HostPack:
     """[3 N + 2 S] int64, pinned where a GPU follows"""
     label_count: int
     allowed: torch.Tensor | None = None
-    """As in `PackedRows`"""
+    soft: torch.Tensor | None = None
+    """Both as in `PackedRows`"""
 
     def on(self, device: torch.device) -> PackedRows:
         """Copies it to a device."""
         allowed = None if self.allowed is None else to_device(self.allowed, device)
-        return view_numbers(self.shape, to_device(self.numbers, device), allowed)
+        soft = None if self.soft is None else to_device(self.soft, device)
+        return view_numbers(self.shape, to_device(self.numbers, device), allowed, soft)
 
 
 def token_count(row: TokenRow) -> int:
@@ -102,8 +107,16 @@ def recurring_shape(exact: PackShape, known: Iterable[PackShape]) -> PackShape:
     return nearest if nearest.cost <= rounded.cost * _TAKEN_AGAIN else rounded
 
 
-def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None, choices: ChoiceTable | None = None) -> HostPack:
-    """Lays rows end to end; in a larger `shape` the rest is filled with tokens that train nothing."""
+def pack_rows(
+    rows: Sequence[TokenRow],
+    shape: PackShape | None = None,
+    choices: ChoiceTable | None = None,
+    soft: SoftTargets | None = None,
+) -> HostPack:
+    """Lays rows end to end; in a larger `shape` the rest is filled with tokens that train nothing.
+
+    With `choices` nothing else is trained; `soft` is over the same.
+    """
     exact = shape_of(rows, choices)
     shape = shape or exact
     width = shape.width
@@ -141,13 +154,21 @@ def pack_rows(rows: Sequence[TokenRow], shape: PackShape | None = None, choices:
         allowed = torch.ones(shape.trained, len(choices.tokens), dtype=torch.bool)
         allowed[: exact.trained] = choices.allowed(menus)
         allowed = pinned(allowed)
-    return HostPack(shape, pinned(torch.tensor(ids + positions + places + trained + labels)), exact.trained, allowed)
+    wanted = None
+    if soft is not None:
+        wanted = torch.zeros(shape.trained, len(soft.choices.tokens))
+        wanted[: exact.trained] = soft.of((row.example, row.answer) for row in rows)
+        wanted = pinned(wanted)
+    numbers = pinned(torch.tensor(ids + positions + places + trained + labels))
+    return HostPack(shape, numbers, exact.trained, allowed, wanted)
 
 
-def view_numbers(shape: PackShape, numbers: torch.Tensor, allowed: torch.Tensor | None = None) -> PackedRows:
+def view_numbers(
+    shape: PackShape, numbers: torch.Tensor, allowed: torch.Tensor | None = None, soft: torch.Tensor | None = None
+) -> PackedRows:
     """Cuts a pack's numbers into its parts, without a copy."""
     ids, positions, places, trained, labels = numbers.split([shape.tokens] * 3 + [shape.trained] * 2)
-    return PackedRows(shape, ids, positions, places, trained, labels, allowed)
+    return PackedRows(shape, ids, positions, places, trained, labels, allowed, soft)
 
 
 def plan_packs(rows: Sequence[TokenRow], token_budget: int) -> Iterator[list[TokenRow]]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ml.engine.batching import IGNORED, TokenRow, collate, epoch_order, micro_batches, step_rows, tokenize_examples
+from app.ml.engine.batching import IGNORED, SameRows, TokenRow, collate, epoch_order, micro_batches, step_rows, tokenize_examples
 from app.ml.engine.loading import LoadedModel
 from app.ml.errors import NothingToTrain
 from app.ml.formats.example import Example
@@ -87,7 +87,7 @@ def test_epochs_and_seeds_have_their_own_orders() -> None:
 def test_the_steps_of_an_epoch_share_its_rows(count: int, batch_size: int) -> None:
     rows = [TokenRow((number,), (0,)) for number in range(count)]
     steps = -(-count // batch_size)
-    taken = [step_rows(rows, step, batch_size=batch_size, seed=3) for step in range(2 * steps)]
+    taken = [step_rows(SameRows(rows), step, batch_size=batch_size, seed=3) for step in range(2 * steps)]
     for epoch in (taken[:steps], taken[steps:]):
         assert sorted(row.prompt[0] for part in epoch for row in part) == list(range(count))
         assert all(len(part) == batch_size for part in epoch[:-1])

@@ -17,6 +17,7 @@ from app.ml.engine.loss import summed_loss
 from app.ml.engine.objective import CROSS_ENTROPY, Objective, focal_losses, focal_slopes, make_objective
 from app.ml.engine.packed.network import find_packed_network
 from app.ml.engine.packed.packs import pack_rows, recurring_shape, shape_of
+from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.training import TrainPlan, Wish, train
 from app.ml.model_store import BaseModelFolder
 from app.ml.spec import PRESETS, FinetuneSpec
@@ -75,6 +76,37 @@ def assert_same(ours: Any, expected: Any) -> None:
     for name, gradient in ours[1].items():
         error = (gradient - expected[1][name]).norm() / expected[1][name].norm()
         assert error < 1e-4, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("heat", [1.0, 2.5])
+def test_a_loss_that_learns_from_teachers_and_its_gradients_are_those_made_by_hand(heat: float) -> None:
+    network = adapt(make_network("gemma2"), "all-linear", use_dora=True)
+    choices, generator = ChoiceTable(GRAMMAR), torch.Generator()
+    taught, known, total = rows(), {}, torch.zeros(())
+    for number, row in enumerate(taught):
+        chosen = choices.of(row.answer)
+        allowed = choices.allowed(chosen.menus)
+        scores = torch.randn(allowed.shape, generator=generator).masked_fill(~allowed, float("-inf"))
+        # The last row is of no example that the teachers saw.
+        if number < len(taught) - 1:
+            known[number] = (row.answer, scores.softmax(1))
+            taught[number] = replace(row, example=number)
+        logits = network(input_ids=torch.tensor([[*row.prompt, *row.answer]]), use_cache=False).logits[0].float()
+        for target, place, label, menu in zip(scores.softmax(1), chosen.places, chosen.labels, allowed, strict=True):
+            own = logits[len(row.prompt) - 1 + place][[choices.tokens[c] for c in menu.nonzero().flatten().tolist()]]
+            wanted = target[menu] if number in known else torch.nn.functional.one_hot(torch.tensor(label), len(menu))[menu]
+            hard = -own.log_softmax(0)[int(menu[:label].sum())]
+            total = total + 0.7 * hard - 0.3 * heat**2 * (wanted * (own / heat).log_softmax(0)).sum()
+    expected = gradients(network, total)
+    soft = SoftTargets(choices, known)
+    objective = Objective(choices, soft=soft, distill_weight=0.3, distill_temperature=heat)
+    batch = collate(taught, pad_id=0, device=CPU, choices=choices, soft=soft)
+    assert_same(gradients(network, summed_loss(network, batch, objective)), expected)
+    packed = find_packed_network(network, dropout=0.0, objective=objective)
+    assert packed is not None
+    packed.refresh()
+    for shape in (None, recurring_shape(shape_of(taught, choices), ())):
+        assert_same(gradients(network, packed.summed_loss(pack_rows(taught, shape, choices, soft).on(CPU))), expected)
 
 
 @pytest.mark.parametrize(("gamma", "smoothing"), OBJECTIVES)

@@ -1,0 +1,1 @@
+"""Training questions said otherwise, their codes unchanged: what a customer might have typed instead."""

@@ -1,0 +1,47 @@
+"""All that a job spec may ask for, in one place: a pure function of the question and the chooser's seed."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.ml.augmentation.noise import with_slips
+from app.ml.augmentation.phrases import PhraseBook, mine_phrases
+from app.ml.spec import FinetuneSpec
+
+_NOISY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How bare questions are said otherwise."""
+
+    spec: FinetuneSpec
+    phrases: PhraseBook
+
+    @classmethod
+    def make(cls, spec: FinetuneSpec, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> "Augmentation":
+        """Mines the phrases of training rows where the spec wants them; `questions` are bare."""
+        return cls(spec, mine_phrases(questions, answers) if spec.augment_phrases else PhraseBook())
+
+    def said_otherwise(self, question: str, chooser: random.Random) -> str:
+        """Returns a bare question with its phrases and words exchanged and slips made, as the chances fall."""
+        spec = self.spec
+        # Again and again, so that a chance of 1 leaves little as it was: 2 exchanges a row on average.
+        while chooser.random() < spec.augment_phrases * (2 / 3):
+            question = self.phrases.exchanged(question, chooser)
+        if spec.synonyms and chooser.random() < spec.augment_synonyms:
+            question = with_synonym(question, spec.synonyms, chooser)
+        if spec.augment_noise and chooser.random() < _NOISY_SHARE:
+            question = with_slips(question, spec.augment_noise, chooser)
+        return question
+
+
+def with_synonym(question: str, groups: Sequence[Sequence[str]], chooser: random.Random) -> str:
+    """Returns a question with one word exchanged for another of its group; the question itself where it has none."""
+    found = [(word, group) for group in groups for word in group if word in question]
+    # Of words that hold each other the longest: 办理 is no 办 with something behind it.
+    found = [(word, group) for word, group in found if not any(word != other and word in other for other, _ in found)]
+    if not found:
+        return question
+    word, group = chooser.choice(found)
+    return question.replace(word, chooser.choice([other for other in group if other != word]), 1)

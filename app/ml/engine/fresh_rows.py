@@ -1,0 +1,53 @@
+"""Training rows made anew for each epoch, one by one as their step comes: a pure function of seed, epoch and place."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.ml.augmentation.augmenting import Augmentation
+from app.ml.engine.batching import RowTokens, TokenRow
+from app.ml.formats.example import Example
+from app.ml.prompting import PromptRenderer
+from app.ml.spec import FinetuneSpec
+from app.ml.tokens import TextTokenizer
+
+
+@dataclass(frozen=True)
+class FreshRows:
+    """As many rows as fit into `cutoff_len`, in the file's order."""
+
+    examples: Sequence[Example]
+    places: Sequence[int]
+    """Of the rows that fit, in `examples`."""
+    tokens: RowTokens
+    augmentation: Augmentation
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def row(self, place: int, epoch: int) -> TokenRow:
+        """Returns a row as it is in an epoch."""
+        example = self.examples[self.places[place]]
+        chooser = random.Random(f"{self.seed}/{epoch}/{place}")
+        codes = list(example.codes)
+        if self.augmentation.spec.code_order == "shuffled":
+            chooser.shuffle(codes)
+        wrapper = self.tokens.renderer.wrapper
+        question = self.augmentation.said_otherwise(wrapper.strip(example.question), chooser)
+        row = self.tokens.row_of(question, codes, self.places[place], own=example)
+        assert row is not None, "an answer's length does not depend on its codes' order"
+        return row
+
+
+def fresh_rows(
+    examples: Sequence[Example], renderer: PromptRenderer, tokenizer: TextTokenizer, spec: FinetuneSpec, *, seed: int
+) -> FreshRows | None:
+    """Returns the rows that a spec wants anew in each epoch; None where they stay the same."""
+    if not spec.has_fresh_rows:
+        return None
+    tokens = RowTokens(renderer, tokenizer, spec.cutoff_len)
+    places = [place for place, example in enumerate(examples) if tokens.fits(example.codes)]
+    questions = [renderer.wrapper.strip(example.question) for example in examples]
+    augmentation = Augmentation.make(spec, questions, [example.codes for example in examples])
+    return FreshRows(examples, places, tokens, augmentation, seed)
