@@ -118,7 +118,8 @@ class EngineRoom:
         self._suspensions.hold(holder, lease_s=lease_s)
         self._wake.set()
         deadline = time.monotonic() + wait_s
-        while self._holds_card and time.monotonic() < deadline:
+        # A lease that has run out meanwhile frees nothing any more.
+        while self._holds_card and self._suspensions.in_force and time.monotonic() < deadline:
             await asyncio.sleep(_POLLED_EVERY_S)
         return not self._holds_card
 
@@ -244,7 +245,7 @@ class EngineRoom:
             self._empty(engine)
             device = engine.base.device
             del engine
-            # What was frozen when it was loaded is looked at again: an engine has cycles.
+            # Cycles that were frozen with it would stay for ever.
             gc.unfreeze()
             gc.collect()
             empty_cache(device)
