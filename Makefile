@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo serve test test-browser lint clean
+.PHONY: help install demo serve test test-browser faults lint clean
 
 help: ## Shows this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,9 @@ test: install ## Checks style, types, import contracts, and runs every test
 
 test-browser: install ## Checks the web pages in a real browser (Debian: installs Chromium if it is not there); pictures in screenshots/
 	@BIN="$(BIN)" sh scripts/test_browser.sh
+
+faults: install ## Breaks the running product KILLS times (30) at random moments (SEED=n) and checks what must hold; one JSON line
+	@$(BIN)/python -m tests.faults
 
 lint: install ## Style, types and import contracts only
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -37,6 +37,8 @@ class AppError(Exception):
     kind: ClassVar[Kind] = Kind.INTERNAL
     code: ClassVar[str] = "internal"
     retryable: ClassVar[bool] = False
+    retry_after_s: float | None = None
+    """When asking again makes sense, where that is known."""
 
     def __init__(self, message: str, *, param: str | None = None, details: dict[str, object] | None = None) -> None:
         super().__init__(message)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
+from operator import attrgetter
 
 import structlog
 from anyio import CapacityLimiter
@@ -21,6 +22,7 @@ from app.access.sessions import Sessions, session_secret
 from app.adapters.endpoints import router as models_router
 from app.answers.backend import AnswerBackend
 from app.answers.backends.answerer import AnswererBackend
+from app.answers.backends.answerers import AnswererPool
 from app.answers.backends.openai_upstream import OpenAIUpstreamBackend, UpstreamLimits
 from app.answers.backends.prompted_models import PromptedModels
 from app.answers.code_texts import CodeTexts
@@ -29,10 +31,11 @@ from app.answers.endpoints import make_router as make_answers_router
 from app.answers.log import AnswerLog
 from app.answers.log_endpoints import router as answer_log_router
 from app.answers.model_names import ModelNames
+from app.answers.pauses import Pauses
 from app.answers.retention import AnswerRetention
 from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
 from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
@@ -56,6 +59,7 @@ from app.http.early_refusal import EarlyRefusal
 from app.http.errors import install_error_handlers
 from app.http.limits import RequestLimits
 from app.http.loop_lag import LoopLag
+from app.http.strict_json import StrictJson
 from app.http.turns import Turns
 from app.jobs import endpoints as jobs
 from app.jobs import repository as job_rows
@@ -88,9 +92,10 @@ def create_app(
     store = ModelStore(settings.models_dir, settings.base_models)
     bell = doorbell or CeleryDoorbell(make_celery(settings.resolved_broker_url))
     names = ModelNames(engine, store)
-    blobs = LocalBlobStore(settings.blobs_dir)
+    blobs = open_blobs(settings.blobs_url, settings.blobs_dir)
     backend = answer_backend or build_answer_backend(settings, store, blobs, names)
     code_texts = CodeTexts(engine)
+    pauses = Pauses(engine) if settings.card_policy == "pause_serving" else None
     lag = LoopLag()
     ring = KeyRing(engine, requests_per_minute=settings.key_requests_per_minute, max_concurrent=settings.key_max_concurrent)
     sessions = Sessions(session_secret(settings.data_dir), ring)
@@ -134,6 +139,8 @@ def create_app(
         version="0.1.0",
         lifespan=lifespan,
         form_limits={"max_files": 1, "max_fields": 16},
+        # What generated clients call their methods.
+        generate_unique_id_function=attrgetter("name"),
     )
     app.state.engine = engine
     app.state.key_ring = ring
@@ -152,10 +159,12 @@ def create_app(
         AnswerLimits(settings.max_question_chars, settings.max_batch_questions, deadline_s=settings.answer_timeout_s),
         default_model=settings.base_model,
         log=answer_log,
+        pauses=pauses,
     )
     # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
     app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
+    app.add_middleware(StrictJson)
     app.add_middleware(
         RequestLimits,
         limit_bytes=settings.max_body_bytes,
@@ -225,7 +234,9 @@ def build_answer_backend(settings: Settings, store: ModelStore, blobs: BlobStore
     """Returns the backend that the deployment chose."""
     match settings.answer_backend:
         case "answerer":
-            return AnswererBackend(settings.answerer_url, timeout_s=settings.answer_timeout_s)
+            answerers = {url: AnswererBackend(url, timeout_s=settings.answer_timeout_s) for url in settings.answerer_urls}
+            only = next(iter(answerers.values()))
+            return only if len(answerers) == 1 else AnswererPool(answerers, timeout_s=settings.answer_timeout_s)
         case "openai_upstream":
             key = settings.upstream_api_key
             return OpenAIUpstreamBackend(
@@ -274,6 +285,8 @@ def _readiness(
     checks.add_async("answerer", backend.health, required=True)
     checks.add("broker", broker, required=False)
     checks.add("worker", worker, required=False)
+    if isinstance(backend, AnswererBackend) and settings.card_policy == "pause_serving":
+        checks.add_async("card", backend.find_pause, required=False)
     return checks
 
 

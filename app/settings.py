@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL (postgresql+psycopg://…); none: SQLite in data_dir.")
     ] = None
+    blobs_url: Annotated[
+        str | None,
+        Field(
+            pattern="^s3://[^/]+", description="Where files, checkpoints and adapters are (s3://bucket/prefix); none: data_dir."
+        ),
+    ] = None
     broker_url: Annotated[
         str | None, Field(description="Celery broker (redis://… or amqp://…); none: the redis-server that `dianda up` starts.")
     ] = None
@@ -54,7 +60,10 @@ class Settings(BaseSettings):
         int | None, Field(ge=1, description="Requests at once of a key that has no such number of its own, in one API process.")
     ] = None
     api_key: Annotated[SecretStr | None, Field(description="The key that the commands of `dianda` send.")] = None
-    answerer_url: Annotated[str, Field(description="Where the API finds the answerer.")] = "http://127.0.0.1:8001"
+    answerer_url: Annotated[
+        str,
+        Field(pattern="[^, ]", description="Where the API finds the answerer; several with commas between share the questions."),
+    ] = "http://127.0.0.1:8001"
     answer_backend: Annotated[
         Literal["answerer", "openai_upstream"], Field(description="What answers: our answerer, or an OpenAI-compatible engine.")
     ] = "answerer"
@@ -104,8 +113,24 @@ class Settings(BaseSettings):
     ] = 30.0
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
+    card_policy: Annotated[
+        Literal["share", "pause_serving", "own"],
+        Field(
+            description="How worker and answerer live on one card: each within its part, answers pausing while a job runs, or "
+            "each on a card of its own."
+        ),
+    ] = "share"
+    paused_answers: Annotated[
+        Literal["refuse", "cpu"],
+        Field(description="Under pause_serving, questions meanwhile: 503 with Retry-After, or answered on the CPU."),
+    ] = "refuse"
     memory_limit_gib: Annotated[
-        float | None, Field(gt=0, description="GiB of its device that a training process may take; none: all that is free.")
+        float | None,
+        Field(gt=0, description="GiB of its device that a training process may take; none: half the card if it is shared."),
+    ] = None
+    answerer_memory_gib: Annotated[
+        float | None,
+        Field(gt=0, description="GiB of its device that the answerer may take; none: 6.5/16 of the card if it is shared."),
     ] = None
     gguf_converter: Annotated[
         Path | None, Field(description="llama.cpp's convert_hf_to_gguf.py on the workers; none: found on PATH.")
@@ -142,6 +167,11 @@ class Settings(BaseSettings):
             values["upstream_api_key"] = self.upstream_api_key.get_secret_value()
         texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
         return {f"DIANDA_{name.upper()}": text for name, text in texts.items()}
+
+    @property
+    def answerer_urls(self) -> tuple[str, ...]:
+        """The address of each answerer."""
+        return tuple(dict.fromkeys(url.strip().rstrip("/") for url in self.answerer_url.split(",") if url.strip()))
 
     @property
     def resolved_database_url(self) -> str:

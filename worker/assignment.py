@@ -30,7 +30,9 @@ class Assignment:
     max_rows: int | None
     threads: int | None
     memory_limit_gib: float | None = None
-    """None: all that the device has free."""
+    """None: the share, or all that the device has free."""
+    card_share: float | None = None
+    """The part of a GPU's memory that this process may take; None: the card is this process's own."""
     extra_codes: list[str] = field(default_factory=list)
     """Codes for the vocabulary beside those of the training rows."""
     teachers: list[str] = field(default_factory=list)

@@ -24,7 +24,7 @@ from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.choices import ChoiceTable
-from app.ml.engine.device import device_facts
+from app.ml.engine.device import device_facts, memory_limit_bytes
 from app.ml.engine.evaluating import HeldOut, prepare_held_out, score_generated
 from app.ml.engine.fresh_rows import fresh_rows
 from app.ml.engine.loading import LoadedModel
@@ -34,7 +34,7 @@ from app.ml.engine.solved_questions import bound_renderer
 from app.ml.engine.teaching import ask_teachers
 from app.ml.engine.training import Progress, TrainPlan, TrainResult, Wish, train
 from app.ml.errors import DatasetFormatError
-from app.ml.estimates import GIB, check_smallest_run, check_spec_against_base
+from app.ml.estimates import check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
@@ -144,9 +144,9 @@ def finetune_rows(
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
-    if assignment.memory_limit_gib is not None:
+    if (limit := memory_limit_bytes(base.device)) is not None:
         longest = max(len(row.prompt) + len(row.answer) for row in rows)
-        check_smallest_run(shapes, spec, int(assignment.memory_limit_gib * GIB), row_tokens=longest)
+        check_smallest_run(shapes, spec, limit, row_tokens=longest)
     held_out = None
     if held_out_examples is not None:
         adapter = AdapterInTraining(card, index, folder)

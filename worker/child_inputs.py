@@ -22,7 +22,7 @@ def load_base(assignment: Assignment, *, precision: Precision) -> LoadedModel:
     """Loads the base model on the best device, once that has shown that it computes rightly."""
     use_threads(assignment.threads)
     device = pick_device()
-    limit_memory(device, assignment.memory_limit_gib)
+    limit_memory(device, assignment.memory_limit_gib, card_share=assignment.card_share)
     if device.type != "cpu":
         check_device(device)
     folder = BaseModelFolder(assignment.base_model, Path(assignment.base_model_folder), assignment.base_model_checksum)

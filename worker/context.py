@@ -6,9 +6,10 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
 from app.db.engine import make_engine
+from app.ml.card_shares import TRAINING_SHARE
 from app.ml.model_store import ModelStore
 from app.settings import Settings
 
@@ -37,6 +38,10 @@ class WorkerContext:
     devices_per_job: int
     memory_limit_gib: float | None
     stopping: StopFlag
+    card_share: float | None = None
+    """The part of a GPU's memory for a training process; None: no limit but `memory_limit_gib`."""
+    paused_answerer_url: str | None = None
+    """The answerer that leaves the card while jobs run; None: none does."""
     gguf_converter: Path | None = None
 
 
@@ -45,7 +50,7 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     return WorkerContext(
         engine=make_engine(settings.resolved_database_url),
-        blobs=LocalBlobStore(settings.blobs_dir),
+        blobs=open_blobs(settings.blobs_url, settings.blobs_dir),
         store=ModelStore(settings.models_dir, settings.base_models),
         work_dir=settings.work_dir.resolve(),
         owner=owner,
@@ -56,5 +61,7 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         devices_per_job=settings.devices_per_job,
         memory_limit_gib=settings.memory_limit_gib,
         stopping=stopping,
+        card_share=TRAINING_SHARE if settings.card_policy == "share" else None,
+        paused_answerer_url=settings.answerer_url if settings.card_policy == "pause_serving" else None,
         gguf_converter=settings.gguf_converter,
     )

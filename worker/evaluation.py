@@ -68,6 +68,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         max_rows=plan.max_rows,
         threads=context.threads,
         memory_limit_gib=context.memory_limit_gib,
+        card_share=context.card_share,
     )
     if answered:
         path = folder / "answered.jsonl"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
 from app.answers.fallback import fallback_reason
 from app.ml.adapter_card import AdapterCard, read_card, write_card
-from app.ml.engine.answering import AnswerEngine, Ask, EngineAnswer
+from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.asks import MAX_ALTERNATIVES, Ask, EngineAnswer
 from app.ml.engine.device import device_facts
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -49,7 +50,7 @@ class Examined:
     training: TrainingKnowledge | None
     is_calibrated: bool
     wishes: Mapping[str, Any]
-    """The evaluation's plan: `threshold` and `precision`."""
+    """The evaluation's plan: `threshold` and `precision`; a benchmark's `decide_by`, over the widest beam."""
 
 
 def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
@@ -92,12 +93,15 @@ def answer_rows(examined: Examined, examples: Sequence[Example]) -> list[Evaluat
         DatasetFormatError: a question is longer than the answerer takes.
     """
     engine, precision = examined.engine, examined.wishes.get("precision")
+    decide_by = examined.wishes.get("decide_by", "answer")
+    alternatives = 0 if decide_by == "answer" else MAX_ALTERNATIVES
     ended: dict[int, float] = {}
     started, futures = [], []
     for place, example in enumerate(examples):
         started.append(time.perf_counter())
         try:
-            future = engine.submit(Ask(example.question, examined.adapter, precision=precision))
+            ask = Ask(example.question, examined.adapter, alternatives, precision=precision, decide_by=decide_by)
+            future = engine.submit(ask)
         except PromptTooLong as error:
             raise DatasetFormatError(f"Row {example.row} of the file: {error.message}", param="file") from error
         future.add_done_callback(_stamp(ended, place))

@@ -74,6 +74,7 @@ def _assignment(context: WorkerContext, lease: Lease, job: Job, folder: Path) ->
         threads=context.threads,
         devices=context.devices_per_job,
         memory_limit_gib=context.memory_limit_gib,
+        card_share=context.card_share,
         extra_codes=extra_codes,
         teachers=[_fetch_teacher(context, name, adapter, folder) for name, adapter in teachers.items()],
     )

@@ -30,11 +30,18 @@ class Heartbeat:
         self._lease_s = lease_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._renewed = time.monotonic()
+        self._is_over = False
         self.wish = JobWish.NONE
-        self.lost = False
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is another's by now; also true while a database that stopped answering holds a renewal up."""
+        return self._is_over or time.monotonic() - self._renewed > self._lease_s
 
     def __enter__(self) -> "Heartbeat":
         """Begins to beat."""
+        self._renewed = time.monotonic()
         self._thread.start()
         return self
 
@@ -45,7 +52,6 @@ class Heartbeat:
 
     def _beat(self) -> None:
         pause_s = min(self._lease_s / 4, _LONGEST_PAUSE_S)
-        renewed = time.monotonic()
         while not self._ended.wait(pause_s):
             reach("before_renewal")
             asked = time.monotonic()
@@ -54,11 +60,12 @@ class Heartbeat:
                     wish = renew(session, self._lease, lease_s=self._lease_s)
             except SQLAlchemyError as error:
                 _log.warning("heartbeat_missed", job_id=self._lease.job_id, error=type(error).__name__)
-                if time.monotonic() - renewed > self._lease_s:
-                    self.lost = True
+                if self.lost:
+                    # For good: a database that comes back now must not bring the work back to life.
+                    self._is_over = True
                     return
                 continue
             if wish is None:
-                self.lost = True
+                self._is_over = True
                 return
-            renewed, self.wish = asked, wish
+            self._renewed, self.wish = asked, wish

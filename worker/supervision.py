@@ -16,6 +16,8 @@ from app.allocator_environment import ALLOCATOR_ENVIRONMENT
 from worker.assignment import Assignment, write_assignment
 from worker.messages import DISK_FULL, DISK_FULL_EXIT, MESSAGE_FD_VARIABLE, ChildWish, Finished, Message, Refused, Stopped, decode
 
+CHILD = "worker.child"
+"""The module that a training process runs; a benchmark of what stands around the training names its own."""
 _TICK_S = 0.25
 _CANCEL_GRACE_S = 5.0
 
@@ -66,7 +68,7 @@ def run_child(
     environment = os.environ | ALLOCATOR_ENVIRONMENT | {MESSAGE_FD_VARIABLE: str(send_fd), "HF_HUB_OFFLINE": "1"}
     with (folder / "child.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "worker.child", str(folder), str(fence)],
+            [sys.executable, "-m", CHILD, str(folder), str(fence)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

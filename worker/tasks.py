@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import structlog
 
@@ -19,6 +20,7 @@ from worker.evaluation import run_evaluation
 from worker.export import run_export
 from worker.finetune import run_finetune
 from worker.messages import DISK_FULL
+from worker.serving_pause import ServingPause
 
 _log = structlog.get_logger()
 _RECIPES: Mapping[str, Callable[[WorkerContext, Lease], None]] = {
@@ -31,14 +33,18 @@ _RECIPES: Mapping[str, Callable[[WorkerContext, Lease], None]] = {
 def look(context: WorkerContext) -> int:
     """Claims and runs due jobs one after the other; returns how many it ran. A bell too many finds nothing."""
     ran = 0
-    while not context.stopping.is_set():
-        with unit_of_work(context.engine) as session:
-            lease = claim_next(session, owner=context.owner, lease_s=context.lease_s)
-        if lease is None:
-            break
-        reach("after_claim")
-        run(context, lease)
-        ran += 1
+    with ExitStack() as pause:
+        while not context.stopping.is_set():
+            with unit_of_work(context.engine) as session:
+                lease = claim_next(session, owner=context.owner, lease_s=context.lease_s)
+            if lease is None:
+                break
+            reach("after_claim")
+            if ran == 0 and context.paused_answerer_url is not None:
+                # Until the queue is empty: between two jobs the answerer would load for nothing.
+                pause.enter_context(ServingPause(context.paused_answerer_url, holder=context.owner, lease_s=context.lease_s))
+            run(context, lease)
+            ran += 1
     return ran
 
 

@@ -1,5 +1,6 @@
 """What endpoints ask of access."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -19,4 +20,15 @@ def find_caller(request: Request) -> Caller | None:
     return caller
 
 
+def still_let_in(request: Request) -> Callable[[], bool]:
+    """Returns what says, again and again, whether the request's key is in force still; without a key it always is."""
+    is_let_in: Callable[[], bool] = getattr(request.state, "is_still_let_in", _always)
+    return is_let_in
+
+
+def _always() -> bool:
+    return True
+
+
+StillLetInDep = Annotated[Callable[[], bool], Depends(still_let_in)]
 CallerDep = Annotated[Caller, Depends(caller_of)]

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
-from math import ceil
 from urllib.parse import urlsplit
 
 import structlog
@@ -13,7 +12,7 @@ from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.callers import ANYBODY, Caller
-from app.access.errors import ForeignPage, KeyRateExceeded, MissingKey, ScopeTooNarrow
+from app.access.errors import ForeignPage, MissingKey, ScopeTooNarrow
 from app.access.key_ring import KeyInForce, KeyRing
 from app.access.route_policy import Needed, RoutePolicy
 from app.access.sessions import COOKIE, Sessions
@@ -87,6 +86,8 @@ class Guard:
         if key is None:
             await self._app(scope, receive, send)
             return
+        # For what goes on long after it was let in.
+        state["is_still_let_in"] = partial(self._ring.holds, key)
         try:
             await self._app(scope, receive, send)
         finally:
@@ -129,11 +130,9 @@ class Guard:
         if _is_page(scope):
             await self._refuse_page(scope, receive, send, error)
             return
-        response = error_response(status_of(error), error.message, code=error.code)
+        response = error_response(status_of(error), error.message, code=error.code, retry_after_s=error.retry_after_s)
         if isinstance(error, Unauthenticated):
             response.headers["www-authenticate"] = 'Bearer realm="dianda"'
-        if isinstance(error, KeyRateExceeded):
-            response.headers["retry-after"] = str(ceil(error.retry_after_s))
         await response(scope, receive, send)
 
 

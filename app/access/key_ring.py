@@ -107,6 +107,10 @@ class KeyRing:
             raise InvalidKey(_INVALID)
         return key
 
+    def holds(self, key: KeyInForce) -> bool:
+        """Says whether a key that was let in is in force still; asks no database."""
+        return self._by_prefix is not None and self._by_prefix.get(key.prefix) is key and not key.is_over
+
     async def _read_after(self, moment: float) -> None:
         """Returns once the keys were read after a moment, by whoever comes first."""
         while self._is_reading or self._read_at < moment:

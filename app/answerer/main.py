@@ -10,18 +10,22 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response
 
 from app.answerer.room import EngineRoom
-from app.answerer.schemas import Ask, Health
+from app.answerer.schemas import Ask, Health, ResumeOrder, SuspendOrder
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
-from app.blobs.local import LocalBlobStore
+from app.blobs.opening import open_blobs
 from app.http.context import RequestContext
 from app.http.direct_route import DirectRoute
 from app.http.errors import install_error_handlers
 from app.logs import configure_logs
+from app.ml.card_shares import ANSWERING_SHARE
 from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.asks import EngineAnswer
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.model_store import ModelStore
 from app.settings import Settings
+
+# Shorter than the worker waits for a reply.
+_SUSPEND_WAIT_S = 3.0
 
 
 class Room(Protocol):
@@ -38,7 +42,20 @@ class Room(Protocol):
         ...
 
     def missing(self) -> tuple[str, str] | None:
-        """Returns None when ready, else (`loading` or `failed`, what to do)."""
+        """Returns None when ready, else (`loading`, `suspended` or `failed`, what to do)."""
+        ...
+
+    @property
+    def pause(self) -> str | None:
+        """What a pause means to askers; None while there is none."""
+        ...
+
+    async def suspend(self, holder: str, *, lease_s: float, wait_s: float) -> bool:
+        """Leaves the card; returns whether it is free."""
+        ...
+
+    def resume(self, holder: str) -> None:
+        """Takes the card back."""
         ...
 
     def start_loading(self) -> None:
@@ -70,11 +87,14 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
     settings = settings or Settings()
     engine_room: Room = room or EngineRoom(
         ModelStore(settings.models_dir, settings.base_models),
-        LocalBlobStore(settings.blobs_dir),
+        open_blobs(settings.blobs_url, settings.blobs_dir),
         base_model=settings.base_model,
         max_pending=settings.max_pending_answers,
         threads=settings.threads,
         adapter_gib=settings.adapter_memory_gib,
+        memory_limit_gib=settings.answerer_memory_gib,
+        card_share=ANSWERING_SHARE if settings.card_policy == "share" else None,
+        answers_on_cpu=settings.paused_answers == "cpu",
     )
 
     @asynccontextmanager
@@ -104,13 +124,31 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
 
     app.router.routes.append(DirectRoute("/answer", answer, methods=["POST"]))
 
+    @app.post("/suspend")
+    async def suspend(order: SuspendOrder) -> dict[str, bool]:
+        """Leaves the card to a worker's jobs; asked again and again, which renews the lease."""
+        is_free = await engine_room.suspend(order.holder, lease_s=order.lease_s, wait_s=_SUSPEND_WAIT_S)
+        return {"is_card_free": is_free}
+
+    @app.post("/resume")
+    async def resume(order: ResumeOrder) -> dict[str, bool]:
+        """Takes the card back once no other worker wants it."""
+        engine_room.resume(order.holder)
+        return {"is_paused": engine_room.pause is not None}
+
     @app.get("/health")
     async def health() -> JSONResponse:
-        """Says whether the base model is in memory."""
+        """Says whether the base model is in memory; leaving the card to a job is no illness."""
         missing = engine_room.missing()
         status, message = missing or ("ready", "")
-        body = Health(status=status, message=message, base_model=engine_room.base_model, device=engine_room.device)
-        return JSONResponse(body.model_dump(), status_code=503 if missing else 200)
+        body = Health(
+            status=status,
+            message=message,
+            base_model=engine_room.base_model,
+            device=engine_room.device,
+            pause=engine_room.pause,
+        )
+        return JSONResponse(body.model_dump(), status_code=200 if status in ("ready", "suspended") else 503)
 
     @app.get("/metrics")
     def metrics() -> Response:

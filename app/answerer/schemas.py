@@ -20,10 +20,29 @@ class Ask(BaseModel):
     deadline_s: float | None = Field(default=None, gt=0)
 
 
+class SuspendOrder(BaseModel):
+    """A worker's wish to have the card for its jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    holder: str = Field(min_length=1, max_length=200)
+    lease_s: float = Field(gt=0, le=3600)
+
+
+class ResumeOrder(BaseModel):
+    """The end of that wish."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    holder: str = Field(min_length=1, max_length=200)
+
+
 class Health(BaseModel):
-    """`ready`, `loading` or `failed`, and what to do."""
+    """`ready`, `loading`, `suspended` or `failed`, and what to do."""
 
     status: str
     message: str
     base_model: str
     device: dict[str, object] | None = None
+    pause: str | None = None
+    """What a pause means to askers, while a job has the card."""

@@ -13,6 +13,12 @@ class AnswererUnavailable(Unavailable):
     code = "answerer_unavailable"
 
 
+class ServingPaused(AnswererUnavailable):
+    """A job has the card: the answerer was told to leave it, and answers again afterwards."""
+
+    code = "serving_paused"
+
+
 class Overloaded(Unavailable):
     """More questions wait than the answerer takes."""
 
@@ -81,6 +87,7 @@ class AnswerBackend(Protocol):
 
         Raises:
             AnswererUnavailable: not there, or still loading.
+            ServingPaused: a job has the card.
             Overloaded: ask again later.
             AppError: the question or the adapter cannot be used; carries the backend's own code.
         """

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from operator import attrgetter
 
 from fastapi import APIRouter, Request
 from prometheus_client import Counter, Histogram
@@ -37,7 +38,13 @@ PATHS = ("/answer", "/answer/batch", "/v1/chat/completions")
 def make_router(*, turns: Turns) -> APIRouter:
     """Builds the routes, which share the turns."""
     route_class = partial(DirectRoute, turns=turns)
-    router = APIRouter(tags=["answers"], responses=ERROR_RESPONSES, route_class=route_class)  # type: ignore[arg-type]
+    router = APIRouter(
+        tags=["answers"],
+        responses=ERROR_RESPONSES,
+        route_class=route_class,  # type: ignore[arg-type]
+        # Not included into the app, which would see to it.
+        generate_unique_id_function=attrgetter("name"),
+    )
 
     @router.post("/answer")
     async def answer_question(request: Request, body: AskOne) -> AnswerObject:
@@ -51,7 +58,7 @@ def make_router(*, turns: Turns) -> APIRouter:
         answered = await _answer(request, body.questions, param="questions.{}", model=body.model, wishes=body)
         return AnswerList(data=[one.answer for one in answered])
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: {"content": {"text/event-stream": {}}}})
     async def chat(request: Request, body: ChatRequest) -> ChatCompletion | StreamingResponse:
         """Answers the last user message, for any OpenAI client; a stream brings the whole answer in one piece."""
         questions = [message.content for message in body.messages if message.role == "user"]

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from app.adapters.service import ResolvedCandidate, ResolvedModel
-from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode
+from app.answers.backend import AnswerBackend, AnswerRequest, AnswerResult, ConfidentCode, ServingPaused
 from app.answers.code_texts import CodeTexts
 from app.answers.fallback import fallback_reason
 from app.answers.log import AnswerLog
 from app.answers.model_names import ModelNames
+from app.answers.pauses import Pauses
 from app.answers.schemas import AlternativeObject, AnswerObject, CodeObject, FallbackObject, Wishes
 from app.answers.shadowing import Shadows
 from app.answers.variants import SHADOW_SUFFIX, Variant, is_chosen
@@ -53,14 +54,16 @@ class AnswerService:
         *,
         default_model: str,
         log: AnswerLog | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
-        """`log` is None where answers are not logged."""
+        """`log` is None where answers are not logged, `pauses` where no job ever takes the answerer's card."""
         self._backend = backend
         self._names = names
         self._code_texts = code_texts
         self._limits = limits
         self._default_model = default_model
         self._log = log
+        self._pauses = pauses
         self._shadows = Shadows()
 
     async def answer(self, questions: Sequence[str], *, param: str, model: str | None, wishes: Wishes) -> list[Answered]:
@@ -72,6 +75,7 @@ class AnswerService:
             TooLarge: a question or the batch is over the deployment's limit.
             InvalidInput: a question is blank, or two wishes do not go together.
             NotFound: no such model.
+            ServingPaused: a job has the card; says which, and when to ask again.
         """
         started = time.perf_counter()
         self._check(questions, param)
@@ -136,18 +140,22 @@ class AnswerService:
 
     async def _ask(self, asking: "_Asking", chosen: "_Chosen", questions: Sequence[str]) -> list[Answered]:
         wishes = asking.wishes
-        results = await self._backend.answer(
-            AnswerRequest(
-                tuple(questions),
-                asking.resolved.base_model,
-                chosen.adapter_checksum,
-                wishes.alternatives,
-                mode=wishes.mode,
-                precision=wishes.precision,
-                decide_by=wishes.decide_by,
-                deadline_s=self._limits.deadline_s,
-            )
+        request = AnswerRequest(
+            tuple(questions),
+            asking.resolved.base_model,
+            chosen.adapter_checksum,
+            wishes.alternatives,
+            mode=wishes.mode,
+            precision=wishes.precision,
+            decide_by=wishes.decide_by,
+            deadline_s=self._limits.deadline_s,
         )
+        try:
+            results = await self._backend.answer(request)
+        except ServingPaused as pause:
+            if self._pauses is None:
+                raise
+            raise await self._pauses.explained(pause) from None
         latency_ms = round((time.perf_counter() - asking.started) * 1000, 2)
         return [
             Answered(

@@ -22,7 +22,7 @@ from app.cli.experimenting import experiments_cli
 from app.cli.export import export_to_folder
 from app.cli.keys import access_banner, keys_cli
 from app.cli.promoting import aliases_cli, promote
-from app.cli.stack import StackError, running_stack, worker_command
+from app.cli.stack import Stack, StackError, running_stack, worker_command
 from app.cli.terminal import JsonOption, Terminal, UrlOption, table, talking
 from app.cli.training import TRAIN_CONTEXT, jobs_cli, train, watch
 from app.db.engine import make_engine
@@ -79,16 +79,22 @@ def _fail(error: Exception) -> None:
 
 
 @cli.command()
-def up() -> None:
-    """Starts the whole product on this machine; Ctrl-C stops it."""
+def up(
+    answerers: Annotated[
+        int,
+        typer.Option(min=1, max=16, help="Answerers; each holds the base model. Of two, one answers while the other restarts."),
+    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Workers; each trains one job at a time.")] = 1,
+) -> None:
+    """Starts the whole product on this machine; Ctrl-C stops it, SIGHUP replaces its processes one after another."""
     settings = Settings()
-    stop = threading.Event()
+    stop, renew = threading.Event(), threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        (renew if number == signal.SIGHUP else stop).set()
 
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
     try:
         upgrade(make_engine(settings.resolved_database_url))
         has_weights = True
@@ -98,7 +104,7 @@ def up() -> None:
             # The product starts all the same: files can be uploaded, and /health/ready says what is missing.
             _console.print(f"[yellow]{error.message}[/yellow]")
             has_weights = False
-        with running_stack(settings) as stack:
+        with running_stack(settings, answerers=answerers, workers=workers) as stack:
             with ApiClient(stack.url) as client, _console.status("Starting …") as status:
 
                 def on_waiting(parts: str) -> None:
@@ -114,11 +120,23 @@ def up() -> None:
             _console.print(f"Data in {settings.data_dir}, logs in {stack.logs}.")
             _console.print(access_banner(settings))
             while not stop.wait(1.0):
+                if renew.is_set():
+                    renew.clear()
+                    _restart(stack)
                 for name in stack.restart_dead():
                     _console.print(f"[yellow]{name} had died and was started again; its log: {stack.logs / name}.log[/yellow]")
             _console.print("Stopping: a running job checkpoints and resumes at the next start …")
     except (AppError, StackError) as error:
         _fail(error)
+
+
+def _restart(stack: Stack) -> None:
+    try:
+        for name in stack.restart_one_by_one():
+            _console.print(f"{name} was restarted.")
+    except StackError as error:
+        # What runs goes on; who dies is started again as ever.
+        _console.print(f"[red]{error}[/red]")
 
 
 @cli.command()

@@ -77,7 +77,7 @@ def get_codebook(
 
 
 @router.get("/report")
-def get_report(
+def get_codebook_report(
     request: Request,
     session: ReadingDep,
     blobs: BlobsDep,

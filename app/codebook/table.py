@@ -1,15 +1,14 @@
 """The code book as a table: a header line that names code, category and text, in English or Chinese, then one code a row.
 
-CSV is read as UTF-8 or GBK (as GB 18030). Cells that a spreadsheet would take for a formula are written with an apostrophe
-before them (OWASP, "CSV Injection"), which reading takes away again.
+CSV is read as UTF-8 or GBK (as GB 18030). Reading takes the apostrophe away again that keeps a cell from being a formula.
 """
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from app.codebook.entries import Entry, GivenRow, InvalidCodebook
+from app.ml.formats.formula_cells import guarded, unguarded
 
 FIELDS = ("code", "category", "text")
 _FIELD_OF_HEADER = {
@@ -22,8 +21,6 @@ _FIELD_OF_HEADER = {
     "文本": "text",
     "话术": "text",
 }
-_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
-_GUARDED = re.compile(r"'+[=+\-@\t\r\n＝＋－＠]")
 
 
 def rows_of_csv(body: bytes) -> Iterator[GivenRow]:
@@ -38,7 +35,7 @@ def rows_of_csv(body: bytes) -> Iterator[GivenRow]:
         number = 0
         try:
             for line in lines:
-                yield [cell[1:] if _GUARDED.match(cell) else cell for cell in line]
+                yield [unguarded(cell) for cell in line]
                 number += 1
         except csv.Error as error:
             raise InvalidCodebook(f"Row {number + 1} is no CSV: {error}.", details={"row": number + 1}) from error
@@ -69,13 +66,8 @@ def to_csv(entries: Iterable[Entry]) -> bytes:
     writer = csv.writer(target)
     writer.writerow(FIELDS)
     for entry in entries:
-        writer.writerow([_guarded(entry.code), _guarded(entry.category or ""), _guarded(entry.text or "")])
+        writer.writerow([guarded(entry.code), guarded(entry.category or ""), guarded(entry.text or "")])
     return target.getvalue().encode("utf-8-sig")
-
-
-def _guarded(cell: str) -> str:
-    # What looks guarded already gets one more apostrophe, so that reading gives back exactly what was there.
-    return "'" + cell if _FORMULA.match(cell) or _GUARDED.match(cell) else cell
 
 
 def _columns(header: Sequence[str]) -> dict[int, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, BinaryIO
 
-from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from starlette.responses import StreamingResponse
 
 from app.datasets import repository, service
@@ -11,6 +11,7 @@ from app.datasets.schemas import FileObject, PreviewObject
 from app.datasets.upload_options import UploadOptions
 from app.datasets.uploading import store_upload
 from app.db.unit_of_work import after_commit
+from app.errors import InvalidInput
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
@@ -27,11 +28,27 @@ _COMPARE_WITH = "Id of a file; the report lists the questions that stand in both
 _BASE_MODEL = "Base model whose tokens the report counts; its weights must be in the store."
 
 
+_FIELDS = frozenset(
+    {"file", "purpose", "columns", "dataset_info", "encoding", "sheet", "compare_with", "rare_code_rows", "base_model"}
+)
+
+
+async def _refuse_unknown_fields(request: Request) -> None:
+    """Refuses a form with a field that nobody reads, such as a misspelt `columms`, or with a field twice."""
+    # Parsed already, for the endpoint.
+    names = [name for name, _ in (await request.form()).multi_items()]
+    for place, name in enumerate(names):
+        if name not in _FIELDS:
+            raise InvalidInput(f"The form has no field {name[:100]!r}. It has: {', '.join(sorted(_FIELDS))}.", param=name[:100])
+        if name in names[:place]:
+            raise InvalidInput(f"The form has the field {name!r} twice.", param=name)
+
+
 def make_router(*, max_upload_bytes: int) -> APIRouter:
     """Builds the routes; the limit of the upload is its own."""
     router = APIRouter(prefix="/v1/files", tags=["files"], responses=ERROR_RESPONSES)
 
-    @router.post("")
+    @router.post("", dependencies=[Depends(_refuse_unknown_fields)])
     def upload_file(
         *,
         request: Request,

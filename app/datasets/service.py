@@ -45,7 +45,7 @@ def check_upload(
 
     Raises:
         InvalidInput: an option is wrong.
-        DatasetFormatError: any row is wrong; `details` holds the report with the first 100 errors.
+        DatasetFormatError: any row is wrong; `details` holds the report's numbers and its first errors, at most 100.
     """
     report = check_dataset(path, options, rows_to=rows_to, compare_with=compare_with, rare_code_rows=rare_code_rows)
     if not report.is_check_passed:
@@ -54,7 +54,7 @@ def check_upload(
         raise DatasetFormatError(
             f"{report.error_count} row(s) cannot be used. First: {place} {first['reason']}. Repair the file and upload it again.",
             param=str(first["field"]) if first["field"] else "file",
-            details={"row": first["row"], "report": report.to_mapping()},
+            details={"row": first["row"], "report": report.to_refusal()},
         )
     return report
 

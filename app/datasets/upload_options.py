@@ -8,6 +8,7 @@ from app.errors import InvalidInput
 from app.ml.formats.columns import ColumnWish, wish_from_columns, wish_from_dataset_info
 from app.ml.formats.detection import ReadOptions
 from app.ml.formats.encoding import codec_of
+from app.ml.formats.repeated_names import find_repeated_name
 from app.ml.formats.report import RARE_CODE_ROWS
 
 
@@ -58,6 +59,8 @@ def _json_object(text: str, param: str) -> Mapping[str, object]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{param} must be a JSON object: it is not JSON.", param=param) from error
+    if (repeated := find_repeated_name(text.encode())) is not None:
+        raise InvalidInput(f"{param} has {repeated[:100]!r} twice.", param=param)
     if not isinstance(value, dict):
         raise InvalidInput(f"{param} must be a JSON object.", param=param)
     return value

@@ -7,6 +7,15 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import make_url
 
 _BUSY_TIMEOUT_MS = 15_000
+# A peer that is gone without a word (its host lost power, a firewall forgot the connection) is noticed within half a minute;
+# the kernel's own defaults take two hours.
+_NOTICE_A_DEAD_PEER = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 def make_engine(url: str) -> Engine:
@@ -20,7 +29,16 @@ def make_engine(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
-    return create_engine(parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, pool_timeout=10, hide_parameters=True)
+    return create_engine(
+        parsed,
+        pool_size=10,
+        max_overflow=20,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        hide_parameters=True,
+        # What the URL itself says of these comes first.
+        connect_args={name: value for name, value in _NOTICE_A_DEAD_PEER.items() if name not in parsed.query},
+    )
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

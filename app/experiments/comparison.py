@@ -18,6 +18,7 @@ from app.experiments import repository
 from app.experiments.models import Experiment
 from app.experiments.repository import ArmRows
 from app.experiments.service import status_of
+from app.ml.formats.formula_cells import guarded
 from app.ml.paired import PairedComparison, Verdict, compare_paired, holm_adjusted, verdict_of
 
 METRICS = (
@@ -111,8 +112,8 @@ def comparison_csv(comparison: Comparison) -> bytes:
     scalars = [name for name in METRICS if name != "ece_band"]
     bounded = ["exact_match", "set_f1", "micro_f1", "invalid_rate"]
     costs = ["train_seconds", "train_samples_per_s", "trained_tokens", "trainable_parameters", "peak_memory_gib"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
     writer.writerow(
         ["arm", "label", "status", "base_model", "training_rows", "hyperparameters", *scalars]
         + [f"{name}_{side}" for name in bounded for side in ("low", "high")]
@@ -127,8 +128,8 @@ def comparison_csv(comparison: Comparison) -> bytes:
             tested = [pair.only_baseline_right, pair.only_this_right, pair.exact_match_difference, pair.exact_match_p]
             tested += [versus.exact_match_p_adjusted, pair.set_f1_difference, *pair.set_f1_interval, versus.verdict]
         writer.writerow(
-            [arm.number, arm.label, arm.status, arm.base_model, arm.training_rows]
-            + [orjson.dumps(arm.hyperparameters).decode()]
+            [arm.number, guarded(arm.label), arm.status, guarded(arm.base_model), arm.training_rows]
+            + [guarded(orjson.dumps(arm.hyperparameters).decode())]
             + [arm.metrics.get(name, "") for name in scalars]
             + [bound for name in bounded for bound in arm.intervals.get(name, ("", ""))]
             + tested

@@ -72,7 +72,7 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
         return Response(table, media_type="text/csv; charset=utf-8", headers=headers)
 
     @router.get("/{experiment_id}/report", response_class=Response)
-    def get_report(session: ReadingDep, blobs: BlobsDep, experiment_id: str) -> Response:
+    def get_experiment_report(session: ReadingDep, blobs: BlobsDep, experiment_id: str) -> Response:
         """Returns the comparison as one HTML page with its plots inside, in Chinese and English."""
         page = report_html(compare(session, repository.get(session, experiment_id), blobs))
         return Response(page, media_type="text/html; charset=utf-8", headers=_REPORT_HEADERS)

@@ -57,7 +57,7 @@ class DirectRoute(APIRoute):
         if content is None:
             await Response(status_code=_CLIENT_GONE)(scope, receive, send)
             return
-        if not _is_json(scope):
+        if not is_json(scope):
             raise RequestValidationError([{"type": "not_json", "loc": ("body",), "msg": _NOT_JSON}])
         try:
             body = self._validate(content)
@@ -74,7 +74,8 @@ class DirectRoute(APIRoute):
             await (reply or Response(status_code=_CLIENT_GONE))(scope, receive, send)
 
 
-def _is_json(scope: Scope) -> bool:
+def is_json(scope: Scope) -> bool:
+    """Says whether a request's content type is JSON's."""
     # A form of another site may post text/plain to loopback; JSON it may not.
     for name, value in scope["headers"]:
         if name == b"content-type":

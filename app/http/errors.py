@@ -1,5 +1,6 @@
 """The only place where a kind of error becomes a status. Every body: `{"error": {message, type, param, code}}`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from app.errors import AppError, Kind
 _MAX_MESSAGE_CHARS = 500
 _MAX_BODY_MESSAGE_CHARS, _MAX_PARAM_CHARS = 2_000, 300
 _MAX_LISTED = 20
+_RETRY_AFTER_S = 2
 
 STATUS_OF: Mapping[Kind, int] = {
     Kind.INVALID: 400,
@@ -83,7 +85,13 @@ def status_of(error: AppError) -> int:
 
 
 def error_response(
-    status: int, message: str, *, code: str | None, param: str | None = None, details: dict[str, object] | None = None
+    status: int,
+    message: str,
+    *,
+    code: str | None,
+    param: str | None = None,
+    details: dict[str, object] | None = None,
+    retry_after_s: float | None = None,
 ) -> JSONResponse:
     """Builds the body and the headers that the `openai` client obeys; whatever a message quotes, the body stays small."""
     kind = _TYPE_OF_STATUS.get(status, "server_error" if status >= 500 else "invalid_request_error")
@@ -100,7 +108,7 @@ def error_response(
         # The client retries a 409 by itself; a state does not change by asking again.
         headers["x-should-retry"] = "false"
     if status in (429, 503):
-        headers["retry-after"] = "2"
+        headers["retry-after"] = str(_RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s)))
     return JSONResponse({"error": detail}, status_code=status, headers=headers)
 
 
@@ -112,7 +120,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     async def on_app_error(request: Request, error: AppError) -> JSONResponse:
-        return error_response(status_of(error), error.message, code=error.code, param=error.param, details=error.details)
+        return error_response(
+            status_of(error),
+            error.message,
+            code=error.code,
+            param=error.param,
+            details=error.details,
+            retry_after_s=error.retry_after_s,
+        )
 
     @app.exception_handler(RequestValidationError)
     async def on_malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -128,7 +143,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         messages = {404: "There is no such path. The API is described at /docs.", 405: "This path has no such method."}
-        codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large"}
+        codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large", 422: "malformed_request"}
         message = messages.get(error.status_code, str(error.detail)[:_MAX_MESSAGE_CHARS])
         response = error_response(error.status_code, message, code=codes.get(error.status_code, "http_error"))
         response.headers.update(error.headers or {})

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import StreamingResponse
 
+from app.access.dependencies import StillLetInDep
 from app.errors import InvalidInput
 from app.http.dependencies import AfterParam, BlobsDep, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
@@ -93,10 +94,11 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
         """Queues a paused job again, to go on from its last checkpoint."""
         return JobObject.of(service.resume(session, job_id, bell=request.app.state.bell))
 
-    @router.get("/{job_id}/events", response_model=ListPage[EventObject])
+    @router.get("/{job_id}/events", response_model=ListPage[EventObject], responses={200: {"content": {"text/event-stream": {}}}})
     def list_events(
         request: Request,
         session: ReadingDep,
+        is_let_in: StillLetInDep,
         job_id: str,
         after: AfterParam = None,
         limit: LimitParam = 20,
@@ -110,7 +112,8 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
             streams.admit()
             first = int(last_event_id) if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 10 else 0
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-            return StreamingResponse(streams.follow(job.id, after=first), media_type="text/event-stream", headers=headers)
+            followed = streams.follow(job.id, after=first, is_let_in=is_let_in)
+            return StreamingResponse(followed, media_type="text/event-stream", headers=headers)
         number = None if after is None else event_number(after)
         if after is not None and number is None:
             raise InvalidInput(f"There is no event {after!r} to go on after.", param="after")

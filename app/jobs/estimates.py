@@ -67,18 +67,20 @@ def estimate(
         budget = min(budget, pack_token_budget(shapes, spec, int(memory_limit_gib * GIB), is_fp32=is_fp32))
     tokens, answer_tokens = largest_pack(fitting, spec, budget)
     rate, basis = _samples_per_s(session, new.base_model)
+    steps = spec.total_steps(len(fitting))
+    epochs = steps / spec.steps_per_epoch(len(fitting))
     return EstimateObject(
         spec=spec.to_mapping(),
         rows=len(fitting),
         rows_left_out=len(rows) - len(fitting),
         rows_truncated=sum(row.is_truncated(spec.cutoff_len) for row in fitting),
-        steps=spec.total_steps(len(fitting)),
+        steps=steps,
         prompt_tokens_mean=round(fmean(row.prompt for row in rows), 1),
         prompt_tokens_max=max(row.prompt for row in rows),
         answer_tokens_mean=round(fmean(row.answer for row in rows), 1),
         trainable_parameters=trainable_parameters(shapes, spec),
         peak_memory_gib=gib(packed_peak_memory_bytes(shapes, spec, tokens, answer_tokens, is_fp32=is_fp32)),
-        minutes=None if rate is None else round(len(fitting) * spec.num_train_epochs / rate / 60, 1),
+        minutes=None if rate is None else round(len(fitting) * epochs / rate / 60, 1),
         minutes_basis=basis,
         serving=_serving(spec, new.base_model, answerer_base_model),
     )

@@ -5,7 +5,7 @@ A stream pins no database connection: it looks once a second, and streams of one
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.db.unit_of_work import read_only
 from app.errors import AppError, Kind
+from app.http.errors import error_response
 from app.jobs.models import Job, JobEvent
 from app.jobs.schemas import EventObject
 from app.jobs.states import TERMINAL, JobStatus
@@ -24,6 +25,12 @@ _PING_S = 15.0
 _BATCH = 200
 # The numbers of a job's events are the ids of the stream.
 DONE = format_sse_event(data_str="[DONE]")
+_KEY_ENDED = format_sse_event(
+    event="error",
+    data_str=bytes(
+        error_response(401, "The API key of this stream was revoked or its time is over.", code="invalid_api_key").body
+    ).decode(),
+)
 
 
 class TooManyStreams(AppError):
@@ -62,12 +69,18 @@ class EventStreams:
         if self._open >= self._max_streams:
             raise TooManyStreams(f"{self._max_streams} event streams are open already. Poll the events instead.")
 
-    async def follow(self, job_id: str, *, after: int) -> AsyncIterator[bytes]:
-        """Yields every event with a number above `after`, in order and without gaps, then `[DONE]`."""
+    async def follow(self, job_id: str, *, after: int, is_let_in: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+        """Yields every event with a number above `after`, in order and without gaps, then `[DONE]`.
+
+        Once `is_let_in` says no, within a second: an `error` and the end.
+        """
         self._open += 1
         last, spoke = after, time.monotonic()
         try:
             while True:
+                if not is_let_in():
+                    yield _KEY_ENDED
+                    return
                 pulse = await self._look(job_id)
                 while last < pulse.event_count:
                     for event in await run_sync(self._read, job_id, last):

@@ -11,7 +11,7 @@ from app.db.locks import hold_name
 from app.db.paging import page
 from app.errors import NotFound
 from app.jobs.models import Checkpoint, IdempotencyKey, Job, Worker
-from app.jobs.states import CLAIMABLE, TERMINAL
+from app.jobs.states import CLAIMABLE, TERMINAL, JobStatus
 from app.ml.best_epoch import find_best
 
 FINETUNE = "finetune"
@@ -57,6 +57,11 @@ def _has_metadata(session: Session, key: str, value: str) -> ColumnElement[bool]
 def unfinished_count(session: Session) -> int:
     """Returns how many jobs are not in a terminal state."""
     return session.scalar(select(func.count()).where(Job.status.not_in(_TERMINAL_VALUES))) or 0
+
+
+def running(session: Session) -> list[Job]:
+    """Returns the jobs that a worker works on."""
+    return list(session.scalars(select(Job).where(Job.status == JobStatus.RUNNING.value).order_by(Job.created_at)))
 
 
 def count_by_status(session: Session) -> dict[str, int]:

@@ -247,8 +247,8 @@ def check_smallest_run(
     else:
         param, advice = "cutoff_len", f"The longest row has {row_tokens} tokens: lower cutoff_len."
     raise OutOfDeviceMemory(
-        f"The smallest possible step needs about {gib(needed)} GiB, and DIANDA_MEMORY_LIMIT_GIB allows "
-        f"{limit_bytes / GIB:g}. {advice}",
+        f"The smallest possible step needs about {gib(needed)} GiB, and a training process may take "
+        f"{limit_bytes / GIB:.4g} (DIANDA_MEMORY_LIMIT_GIB, or its part of a shared card). {advice}",
         param=param,
     )
 

@@ -72,6 +72,9 @@ class FinetuneSpec:
     gradient_accumulation_steps: int = _ranged(8, 1, 4096, "micro-batches", "Micro-batches of one optimiser step.")
     weight_decay: float = _ranged(0.0, 0.0, 1.0, "per step", "Decoupled weight decay of AdamW.")
     max_grad_norm: float = _ranged(1.0, 0.0, 1000.0, "L2 norm", "Gradient clipping; 0 switches it off.")
+    # So that one spec fits files of any size.
+    min_train_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Go on past the epochs to so many steps: for small files.")
+    max_train_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "End after so many steps, before the epochs are over.")
     # What the loss is made of, and which weights are published.
     loss_over: LossOver = _choice(
         "vocabulary",
@@ -160,7 +163,8 @@ class FinetuneSpec:
 
     def total_steps(self, row_count: int) -> int:
         """Returns the optimiser steps of a run; at least one."""
-        return max(1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
+        steps = max(self.min_train_steps or 1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
+        return steps if self.max_train_steps is None else min(steps, self.max_train_steps)
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""
@@ -239,6 +243,8 @@ def _check_together(spec: FinetuneSpec, prefix: str) -> None:
         raise InvalidSpec(f"{spec.needs_evaluation} needs 'eval_strategy' 'epoch'.", param=f"{prefix}eval_strategy")
     if spec.label_smoothing_factor and spec.loss_over != "allowed":
         raise InvalidSpec("label_smoothing_factor needs 'loss_over' 'allowed'.", param=f"{prefix}label_smoothing_factor")
+    if spec.min_train_steps and spec.max_train_steps and spec.min_train_steps > spec.max_train_steps:
+        raise InvalidSpec("min_train_steps is above max_train_steps.", param=f"{prefix}min_train_steps")
     if spec.distill_from and spec.loss_over != "allowed":
         raise InvalidSpec("distill_from needs 'loss_over' 'allowed'.", param=f"{prefix}distill_from")
     if spec.average_last_epochs > 1 and spec.ema_decay:

@@ -100,7 +100,7 @@ def deployed(folder: Path, engine: ScriptedEngine, *, deadline_s: float, log: bo
         answer_log_questions="text",
     )
     prepare_database(settings.resolved_database_url, base_model=settings.base_model)
-    with running_stack(settings, with_worker=False, answerer_app="bench.http.scripted_room:create_app") as stack:
+    with running_stack(settings, workers=0, answerer_app="bench.http.scripted_room:create_app") as stack:
         _wait_for_an_answer(stack.url)
         yield Deployment(stack.url, settings, stack)
 

@@ -35,6 +35,18 @@ class ScriptedRoom:
         """It is always ready."""
         return None
 
+    @property
+    def pause(self) -> str | None:
+        """Nobody wants its card."""
+        return None
+
+    async def suspend(self, holder: str, *, lease_s: float, wait_s: float) -> bool:
+        """It holds no card."""
+        return True
+
+    def resume(self, holder: str) -> None:
+        """It has nothing to take back."""
+
     def start_loading(self) -> None:
         """There is nothing to load; the real room, too, spares the garbage collector what it has."""
         gc.collect()

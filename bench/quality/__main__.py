@@ -51,6 +51,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--variants", default="", help="names, with commas between; default: all of the variants file")
     parser.add_argument("--variants-file", type=Path, help='JSON: {"name": {"from": "lora", …}}')
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="overrides of every variant")
+    parser.add_argument("--decisions", default="", help="set, expected_f1: answer once more so, over the widest beam")
     parser.add_argument("--seeds", default="1", help="with commas between")
     parser.add_argument("--parallel", type=int, default=1, help="processes")
     parser.add_argument("--cards", default="", help="with commas between; processes take them in turn")
@@ -90,7 +91,7 @@ def _variants(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     variants = find_variants([name for name in options.variants.split(",") if name], options.variants_file, changes)
     done = {result["key"] for result in read_results(options.results)}
     requests = [
-        RunRequest(data_set, variant, overrides, int(seed), options.report)
+        RunRequest(data_set, variant, overrides, int(seed), options.report, options.decisions)
         for seed in options.seeds.split(",")
         for data_set in options.datasets
         for variant, overrides in variants.items()

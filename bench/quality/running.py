@@ -16,7 +16,7 @@ from app.ml.formats.example import Example
 from app.ml.training_knowledge import TrainingKnowledge
 from bench.quality.datasets import Material, material_for_choosing, material_for_report
 from bench.quality.scoring import scope_threshold, score_part, score_scope
-from bench.quality.variants import spec_of
+from bench.quality.variants import spec_of, teachers_of
 from bench.train.report import versions
 from worker.assignment import OUTPUT, Assignment
 from worker.child import finetune_rows
@@ -38,6 +38,8 @@ class RunRequest:
     overrides: Mapping[str, Any]
     seed: int
     is_report: bool
+    decisions: str = ""
+    """Ways of `decide_by`, with commas between, in which the parts are answered once more, as parts of their own."""
 
     @property
     def key(self) -> str:
@@ -62,10 +64,15 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
     """
     make = material_for_report if request.is_report else material_for_choosing
     material = make(request.data_set, data)
-    began = time.monotonic()
+    at_start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        assignment = _assignment(request, model, threads)
+        teachers = [
+            _train_teacher(replace(request, seed=seed, overrides=overrides), material, model, threads, folder / f"teacher-{seed}")
+            for seed, overrides in teachers_of(request.overrides).items()
+        ]
+        assignment = replace(_assignment(request, model, threads), teachers=teachers)
+        began = time.monotonic()
         calibration = None if material.calibration is None else list(material.calibration)
         ending = finetune_rows(assignment, list(material.training), calibration, folder, _PrintedNotes())
         if not isinstance(ending, Finished):
@@ -75,6 +82,9 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
         examined = _examined(request, assignment, adapter, ending.result["checksum"], folder, material)
         parts = {name: answer_part(examined, rows) for name, rows in material.scored.items()}
         scope = _scope(examined, material, parts)
+        for decision in filter(None, request.decisions.split(",")):
+            asked = replace(examined, wishes={"decide_by": decision})
+            parts |= {f"{name} by {decision}": answer_part(asked, rows) for name, rows in material.scored.items()}
         answered_s = time.monotonic() - began - trained_s
         card = read_card(adapter)
     metrics = ending.result["metrics"]
@@ -90,7 +100,7 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
         "verbatim": dict(material.verbatim),
         "train_loss": metrics["train_loss"],
         "train_seconds": metrics["train_seconds"],
-        "seconds": {"job": round(trained_s, 1), "answers": round(answered_s, 1)},
+        "seconds": {"job": round(trained_s, 1), "answers": round(answered_s, 1), "teachers": round(began - at_start, 1)},
         "temperature": None if card.calibration is None else card.calibration.temperature,
         "is_calibrated": examined.is_calibrated,
         "device": device_facts(examined.engine.base.device).name,
@@ -99,6 +109,14 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
         "parts": {name: score_part(rows) for name, rows in parts.items()},
         "scope": scope,
     }
+
+
+def _train_teacher(request: RunRequest, material: Material, model: Path, threads: int | None, folder: Path) -> str:
+    folder.mkdir()
+    assignment = _assignment(request, model, threads)
+    if not isinstance(finetune_rows(assignment, list(material.training), None, folder, _PrintedNotes()), Finished):
+        raise RuntimeError("a teacher's training was refused or stopped")
+    return str(folder / OUTPUT / "adapter")
 
 
 def answer_part(examined: Examined, rows: Sequence[Example]) -> list[EvaluatedRow]:

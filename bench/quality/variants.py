@@ -17,6 +17,8 @@ LORA: Overrides = {
     "warmup_ratio": 0.05,
     "eval_strategy": "no",
 }
+TEACHER_SEEDS = "teacher_seeds"
+"""In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
 _ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
 # What is told apart, one ingredient a line; what wins is put together in a variants file.
 VARIANTS: Mapping[str, Overrides] = {
@@ -62,4 +64,14 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
 
 def spec_of(overrides: Overrides) -> FinetuneSpec:
     """Resolves a variant as the product resolves a request."""
-    return resolve_spec(overrides)
+    asked = {name: value for name, value in overrides.items() if name != TEACHER_SEEDS}
+    if TEACHER_SEEDS in overrides:
+        # A job names adapters that are there; a run trains its own.
+        asked["distill_from"] = [f"teacher:{seed}" for seed in overrides[TEACHER_SEEDS]]
+    return resolve_spec(asked)
+
+
+def teachers_of(overrides: Overrides) -> dict[int, dict[str, Any]]:
+    """Returns, by seed, the overrides of the adapters that a variant learns from: its own, without teachers."""
+    alone = {name: value for name, value in overrides.items() if name != TEACHER_SEEDS and not name.startswith("distill_")}
+    return {int(seed): alone for seed in overrides.get(TEACHER_SEEDS, ())}

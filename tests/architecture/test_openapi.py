@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from app.main import create_app
@@ -46,6 +48,22 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
         and not {"400", "404", "409", "413", "422", "429", "500", "503"} <= set(operation["responses"])
     ]
     assert (undescribed, without_errors) == ([], [])
+
+
+def test_every_operation_has_a_name_of_its_own_that_a_program_can_bear(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, operation in _operations(document)]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name) or len(name) > 40] == []
+
+
+def test_every_example_is_a_body_that_the_description_allows(document: dict[str, Any]) -> None:
+    shown = 0
+    for schema in document["components"]["schemas"].values():
+        validator = jsonschema_rs.validator_for({**schema, "components": document["components"]})
+        for example in schema.get("examples", []):
+            shown += 1
+            validator.validate(example)
+    assert shown > 12
 
 
 def test_every_json_body_has_an_example(document: dict[str, Any]) -> None:

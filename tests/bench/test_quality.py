@@ -17,7 +17,7 @@ from bench.quality.queueing import append_result, read_results, taken_requests, 
 from bench.quality.running import RunRequest
 from bench.quality.scoring import accuracy_at, difference, mean_over_seeds, scope_threshold, score_scope
 from bench.quality.tables import tables
-from bench.quality.variants import LORA, find_variants
+from bench.quality.variants import LORA, find_variants, spec_of, teachers_of
 from tests.fixtures.tiny import TINY, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,14 @@ def test_a_variant_of_a_file_builds_on_one_listed_before_it(tmp_path: Path) -> N
 def test_an_unknown_variant_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="nonsense"):
         find_variants(["nonsense"], None, {})
+
+
+def test_a_variant_with_teachers_learns_from_itself_with_other_seeds() -> None:
+    variant = {**LORA, "loss_over": "allowed", "teacher_seeds": [7, 8], "distill_weight": 0.7}
+    assert spec_of(variant).distill_from == ("teacher:7", "teacher:8")
+    alone = {**LORA, "loss_over": "allowed"}
+    assert teachers_of(variant) == {7: alone, 8: alone}
+    assert teachers_of(LORA) == {}
 
 
 def test_a_run_is_taken_once(tmp_path: Path) -> None:

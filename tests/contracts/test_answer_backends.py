@@ -23,6 +23,7 @@ from app.answers.backend import (
     Overloaded,
 )
 from app.answers.backends.answerer import AnswererBackend, RefusedByAnswerer
+from app.answers.backends.answerers import AnswererPool
 from app.answers.backends.scripted import ScriptedBackend
 from app.errors import AppError, Internal
 from tests.fixtures.api import free_port, make_settings, serving
@@ -75,7 +76,7 @@ def make_upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeBack
         yield lambda: make_upstream_backend(engine.url, stores, models={TINY: "upstream-tiny"})
 
 
-@pytest.fixture(scope="module", params=["scripted", "answerer", "openai_upstream"])
+@pytest.fixture(scope="module", params=["scripted", "answerer", "two_answerers", "openai_upstream"])
 def make(request: pytest.FixtureRequest) -> MakeBackend:
     if request.param == "scripted":
         return lambda: ScriptedBackend({"甲": ("a_1",)})
@@ -96,7 +97,9 @@ def make(request: pytest.FixtureRequest) -> MakeBackend:
         thread = threading.Thread(target=lambda: asyncio.run(wait()))
         thread.start()
         thread.join()
-        return AnswererBackend(url, timeout_s=30)
+        if request.param == "answerer":
+            return AnswererBackend(url, timeout_s=30)
+        return AnswererPool({name: AnswererBackend(url, timeout_s=30) for name in ("one", "two")}, timeout_s=30)
 
     return ready_backend
 

@@ -1,7 +1,11 @@
 """What every `BlobStore` promises."""
 
+import random
+import sys
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,17 +13,35 @@ import pytest
 from app import fault_points
 from app.blobs.keys import adapter_key, checkpoint_key, export_key
 from app.blobs.local import LocalBlobStore
+from app.blobs.opening import BlobStoreUnusable, open_blobs
+from app.blobs.remote import RemoteBlobStore
 from app.blobs.store import BlobStore
 from app.durable import seal_folder, verify_folder
 from app.fault_points import ArmedFault
+from tests.fixtures.object_store import BUCKET, ObjectStore, running_object_store
 
-MAKERS: list[Callable[[Path], BlobStore]] = [LocalBlobStore]
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, ObjectStore]]:
+    """Yields the object stores, by name."""
+    with ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(running_object_store(kind, tmp_path_factory.mktemp(kind)))
+            for kind in ("nanio", "localbucket")
+        }
 
 
-@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    made: BlobStore = request.param(tmp_path / "store")
-    return made
+@pytest.fixture(params=["local", "nanio", "localbucket"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, servers: Mapping[str, ObjectStore], monkeypatch: pytest.MonkeyPatch
+) -> BlobStore:
+    """Returns each store that a deployment may have, empty."""
+    if request.param == "local":
+        return open_blobs(None, tmp_path / "store")
+    server = servers[request.param]
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return open_blobs(f"s3://{BUCKET}/{uuid.uuid4().hex}", tmp_path / "unused")
 
 
 def a_file(tmp_path: Path, content: bytes = b"bytes", name: str = "source") -> Path:
@@ -187,6 +209,62 @@ def test_nothing_is_put_outside_the_store(store: BlobStore, tmp_path: Path, key:
         store.put_folder(key, a_folder(tmp_path))
 
     assert not (tmp_path / "outside").exists()
+
+
+def test_a_file_of_many_parts_comes_back_byte_for_byte(store: BlobStore, tmp_path: Path) -> None:
+    # Beyond 100 MiB an upload goes in parts of 50 MiB.
+    content = random.Random(1).randbytes(1 << 20) * 101
+    store.put_file("files/file-1", a_file(tmp_path, content))
+
+    assert store.fetch("files/file-1", tmp_path).read_bytes() == content
+
+
+def test_writers_of_one_key_who_differ_leave_one_whole_folder(store: BlobStore, tmp_path: Path) -> None:
+    sources = [a_folder(tmp_path, bytes([65 + n]) * 50_000, name=f"folder-{n}") for n in range(6)]
+    threads = [threading.Thread(target=store.put_folder, args=("adapters/a", source)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    place = store.fetch("adapters/a", tmp_path)
+    verify_folder(place)
+    assert len(set((place / "inner" / "adapter.safetensors").read_bytes())) == 1
+
+
+def test_what_is_fetched_twice_has_two_places(store: BlobStore, tmp_path: Path) -> None:
+    store.put_folder("adapters/a", a_folder(tmp_path, b"one"))
+    store.put_folder("adapters/b", a_folder(tmp_path, b"two"))
+
+    places = [store.fetch(key, tmp_path) / "inner" / "adapter.safetensors" for key in ("adapters/a", "adapters/b")]
+
+    assert [place.read_bytes() for place in places] == [b"one", b"two"]
+
+
+def test_an_object_that_another_writer_put_first_stays(
+    servers: Mapping[str, ObjectStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = servers["localbucket"]
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    store = open_blobs(f"s3://{BUCKET}/raced", tmp_path)
+    assert isinstance(store, RemoteBlobStore)
+    store.put_file("files/file-1", a_file(tmp_path, b"first"))
+    # As if the first came between the look and the upload.
+    sees_nothing = [False]
+    real = store._is_object
+    monkeypatch.setattr(store, "_is_object", lambda path: sees_nothing.pop() if sees_nothing else real(path))
+
+    store.put_file("files/file-1", a_file(tmp_path, b"second"))
+
+    assert store.open("files/file-1").read() == b"first"
+
+
+def test_a_url_that_nothing_reads_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+
+    with pytest.raises(BlobStoreUnusable, match=r"dianda\[s3\]"):
+        open_blobs("s3://bucket", tmp_path)
 
 
 def test_the_keys_of_a_lost_worker_and_its_successor_differ() -> None:

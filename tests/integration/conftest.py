@@ -120,8 +120,8 @@ class Product:
         return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in self.stack.logs.glob("*.log"))
 
 
-def start_product(folder: Path, database_url: str | None = None) -> Iterator[Product]:
-    """Runs the product in a folder until the test is over."""
+def start_product(folder: Path, database_url: str | None = None, **fields: Any) -> Iterator[Product]:
+    """Runs the product in a folder until the test is over; further settings by name."""
     write_tiny_model(folder / "data" / "models" / TINY)
     settings = Settings(
         data_dir=folder / "data",
@@ -133,6 +133,7 @@ def start_product(folder: Path, database_url: str | None = None) -> Iterator[Pro
         sweep_interval_s=1,
         stop_grace_s=30,
         threads=1,
+        **fields,
     )
     upgrade(make_engine(settings.resolved_database_url))
     with running_stack(settings) as stack, ApiClient(stack.url) as client:

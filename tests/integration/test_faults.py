@@ -8,6 +8,7 @@ import psutil
 import pytest
 import redis
 
+from app.cli.client import ApiError
 from app.db.engine import make_engine
 from app.db.unit_of_work import read_only
 from app.jobs.models import Job
@@ -138,6 +139,25 @@ def test_a_paused_job_stops_and_resumes_where_it_was(product: Product) -> None:
     assert product.wait_status(job_id, "succeeded", "failed")["status"] == "succeeded"
     first_steps = [event for event in _metrics(product, job_id) if event["step"] == checkpoint["step_number"] + 1]
     assert len(first_steps) == 1, "the resumed run repeats or skips a step"
+
+
+def test_an_answerer_that_dies_while_it_takes_an_adapter_in_answers_once_it_is_back(product: Product) -> None:
+    job_id = product.start_job(product.upload(), "taken-in", n_epochs=1)
+    product.wait_status(job_id, "succeeded")
+    answerer = product.stack.processes["answerer"]
+    calm = answerer.environment
+    answerer.stop(timeout_s=30)
+    answerer.environment = {**calm, "DIANDA_FAULT_POINT": "before_adapter_loaded:kill"}
+    answerer.start()
+    product.client.wait_until_ready(timeout_s=60, on_waiting=lambda parts: None)
+    with pytest.raises(ApiError):
+        product.client.post("/answer", {"question": "怎么办", "model": "taken-in:1"})
+    assert answerer.process is not None
+    assert answerer.process.wait(timeout=10) == -signal.SIGKILL
+    answerer.environment = calm
+    answerer.start()
+    product.client.wait_until_ready(timeout_s=60, on_waiting=lambda parts: None)
+    assert product.client.post("/answer", {"question": "怎么办", "model": "taken-in:1"})["adapter"] == "taken-in:1"
 
 
 def _metrics(product: Product, job_id: str) -> list[dict[str, int]]:

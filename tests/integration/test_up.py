@@ -64,6 +64,30 @@ def test_up_starts_everything_and_ctrl_c_ends_everything(tmp_path: Path) -> None
     assert alive == []
 
 
+def test_sighup_replaces_every_process_but_redis_and_refuses_nobody(tmp_path: Path) -> None:
+    def pids() -> dict[str, int]:
+        parts = ("redis-server", "app.main:create_app", "app.answerer.main:create_app", "worker.main")
+        lines = {child.pid: " ".join(child.cmdline()) for child in psutil.Process(process.pid).children()}
+        return {part: pid for part in parts for pid, line in lines.items() if part in line}
+
+    process, url = _start(tmp_path, with_weights=True)
+    try:
+        _readiness(url, 200)
+        before = pids()
+        process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 120
+        log = tmp_path / "up.log"
+        while "worker was restarted" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            # A connection of its own each time: whoever is refused raises here.
+            assert httpx2.get(f"{url}/health/live", timeout=30).status_code == 200
+        after = pids()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert {part for part in before if before[part] == after[part]} == {"redis-server"}
+
+
 def test_up_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     process, url = _start(tmp_path, with_weights=True)
     _readiness(url, 200)

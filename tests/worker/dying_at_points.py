@@ -5,6 +5,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ def _train(context: WorkerContext, lease: Lease) -> None:
         return leases.renew(*arguments, **more)
 
     heartbeat.renew = renew  # type: ignore[assignment]
-    with heartbeat.Heartbeat(context.engine, lease, lease_s=0.2):
-        # Until the first beat nothing else is done: whoever freezes in it holds no lock.
+    with heartbeat.Heartbeat(context.engine, lease, lease_s=2):
+        # Between two beats: whoever freezes, in a beat or beside it, leaves no transaction open.
         beaten.wait()
+        time.sleep(0.1)
         checksum = seal_folder(made / "checkpoint")
         finetune._keep_checkpoint(context, lease, CheckpointWritten(str(made / "checkpoint"), 1, checksum, {"step": 1}))
         result: dict[str, Any] = {

@@ -1,12 +1,13 @@
 """Asks the answerer process over HTTP."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded
+from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded, ServingPaused
 from app.errors import AppError, Internal, InvalidInput
 
 _NO_ANSWER = "The answerer gave an answer that is none."
@@ -74,23 +75,32 @@ class AnswererBackend:
         return results
 
     async def health(self) -> str | None:
-        """Returns None if the answerer holds its base model."""
+        """Returns None if the answerer holds its base model, or has left the card to a job as it was told."""
         try:
-            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=2.0)) as response:
-                content = await response.read()
+            state = await self._state()
+            return None if state["status"] in ("ready", "suspended") else str(state["message"])
         except (aiohttp.ClientError, TimeoutError):
             return "The answerer does not answer. Look at its log and start it again."
-        try:
-            state = orjson.loads(content)
-            return None if state["status"] == "ready" else str(state["message"])
         except (ValueError, KeyError, TypeError):
             return "What answers in the answerer's place is none. Check DIANDA_ANSWERER_URL."
+
+    async def find_pause(self) -> str | None:
+        """Returns what a pause of the answers means to askers; None while there is none, or nobody says."""
+        try:
+            state = await self._state()
+            return str(state["pause"]) if state.get("pause") else None
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     async def close(self) -> None:
         """Closes the connections."""
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
+
+    async def _state(self) -> Any:
+        async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=2.0)) as response:
+            return orjson.loads(await response.read())
 
     @property
     def _session(self) -> aiohttp.ClientSession:
@@ -113,6 +123,8 @@ def _error_of(status: int, content: bytes) -> AppError:
         return Internal(_NO_ANSWER)
     if status == 429:
         return Overloaded(refusal.message)
+    if status == 503 and refusal.code == ServingPaused.code:
+        return ServingPaused(refusal.message)
     if status == 503:
         return AnswererUnavailable(refusal.message)
     if status >= 500:

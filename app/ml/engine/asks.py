@@ -6,6 +6,9 @@ from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.prompting import SolvedQuestion
 
+MAX_ALTERNATIVES = 7
+"""Most other answers that may be wanted."""
+
 
 @dataclass(frozen=True)
 class Ask:

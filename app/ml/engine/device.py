@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,6 +55,11 @@ def pick_device() -> torch.device:
     return device
 
 
+def cpu_device() -> torch.device:
+    """Returns the CPU, whatever else there is."""
+    return torch.device("cpu")
+
+
 def visible_devices() -> int:
     """Returns how many GPUs this process sees; 1 where it has but a CPU."""
     return max(1, torch.cuda.device_count())
@@ -79,7 +85,7 @@ def use_threads(count: int | None) -> None:
 def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
     """Returns the arithmetic for the frozen weights.
 
-    `auto` takes bf16 on a GPU that has it. On a CPU it times both for at most 2 s, because bf16 is up to three times
+    `auto` takes bf16 on a GPU that has it. On a CPU it times both once, for at most 2 s, because bf16 is up to three times
     faster with AVX-512 BF16 or AMX and up to three times slower without. fp16 is never taken: Gemma overflows in it.
     """
     if precision == "fp32":
@@ -88,7 +94,7 @@ def choose_dtype(device: torch.device, precision: Precision) -> torch.dtype:
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if has_bf16(device) else torch.float32
-    return torch.bfloat16 if _matmul_rate(torch.bfloat16) > _matmul_rate(torch.float32) else torch.float32
+    return _faster_on_cpu()
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -101,17 +107,25 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
-def limit_memory(device: torch.device, gib: float | None) -> None:
-    """Lets this process take at most `gib` GiB of a GPU's memory, to stand in for a smaller card; None lifts the limit.
+def limit_memory(device: torch.device, gib: float | None, *, card_share: float | None = None) -> None:
+    """Lets this process take at most `gib` GiB of a GPU's memory, or without that a share of its card; None lifts the limit.
 
-    torch raises OutOfMemoryError beyond it. On a CPU nothing enforces it; `free_memory_bytes` obeys it on both.
+    torch raises OutOfMemoryError beyond it. On a CPU nothing enforces it; `free_memory_bytes` obeys `gib` on both.
     """
     _limits.pop(device.type, None)
-    if gib is not None:
-        _limits[device.type] = int(gib * _GIB)
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(1.0 if gib is None else min(1.0, gib * _GIB / total), device)
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    limit = None if gib is None else int(gib * _GIB)
+    if limit is None and card_share is not None and total is not None:
+        limit = int(card_share * total)
+    if limit is not None:
+        _limits[device.type] = limit
+    if total is not None:
+        torch.cuda.set_per_process_memory_fraction(1.0 if limit is None else min(1.0, limit / total), device)
+
+
+def memory_limit_bytes(device: torch.device) -> int | None:
+    """Returns what `limit_memory` allowed, or None."""
+    return _limits.get(device.type)
 
 
 def free_memory_bytes(device: torch.device) -> int:
@@ -335,6 +349,11 @@ def forget_peak_memory(device: torch.device) -> None:
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Returns the most memory that torch reserved on a GPU so far; None on a CPU."""
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+@cache
+def _faster_on_cpu() -> torch.dtype:
+    return torch.bfloat16 if _matmul_rate(torch.bfloat16) > _matmul_rate(torch.float32) else torch.float32
 
 
 def _matmul_rate(dtype: torch.dtype) -> float:

@@ -7,7 +7,7 @@ transformers and peft.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from app.ml.engine.objective import make_objective
 from app.ml.engine.ranks import ALONE, Ranks
 from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.stepping import PackedSource, StepRunner, make_source
-from app.ml.engine.token_budget import plan_token_budget
+from app.ml.engine.token_budget import needs_checkpointing, plan_token_budget
 from app.ml.spec import FinetuneSpec
 
 _RANK_SEEDS_APART = 1_000_003
@@ -187,10 +187,14 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     for note in unused_settings(spec):
         hooks.on_note(note)
     network.train()
-    source = make_source(base, network, spec, objective)
+    step_spec = spec
+    if needs_checkpointing(base, spec, plan.rows):
+        step_spec = replace(spec, gradient_checkpointing=True)
+        hooks.on_note("The longest row finds no room in the device's memory otherwise: gradient_checkpointing is on.")
+    source = make_source(base, network, step_spec, objective)
     if not state.token_budget:
         # Once a run: micro-batches cut otherwise after a resume would draw other dropout masks.
-        state.token_budget = plan_token_budget(base, spec, plan.rows, is_packed=isinstance(source, PackedSource))
+        state.token_budget = plan_token_budget(base, step_spec, plan.rows, is_packed=isinstance(source, PackedSource))
     runner = StepRunner(
         source,
         optimiser,

@@ -86,9 +86,15 @@ def detect_encoding(path: Path, *, asked: str | None = None) -> TextEncoding:
     if codec is not None:
         found = TextEncoding("utf-16-le" if codec == "utf-16" else codec)
         broken = _first_broken_line(path, found)
-        if broken is None or found.name == "utf-8":
-            return TextEncoding(found.name, 0, broken)
-        raise _not_decodable(asked or codec, broken)
+        if broken is not None and found.name != "utf-8":
+            raise _not_decodable(asked or codec, broken)
+        if found.name == "gb18030" and _is_utf8_by_its_look(path):
+            raise DatasetFormatError(
+                f"The file is UTF-8 text, but the encoding was given as {asked}. Leave the field 'encoding' out.",
+                param="encoding",
+                details={"row": 1},
+            )
+        return TextEncoding(found.name, 0, broken)
     broken = _first_broken_line(path, TextEncoding("utf-8"))
     if broken is not None and _reads_like_chinese(path):
         return TextEncoding("gb18030", detected=True)
@@ -166,6 +172,13 @@ def _first_broken_line(path: Path, encoding: TextEncoding) -> int | None:
                 return line + whole.count("\n")
             if not chunk:
                 return None
+
+
+def _is_utf8_by_its_look(path: Path) -> bool:
+    """Says whether a file that also decodes as GB18030 is UTF-8: by chance no Chinese text in the one is Chinese in the other."""
+    with path.open("rb") as file:
+        is_ascii = all(chunk.isascii() for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
+    return not is_ascii and _first_broken_line(path, TextEncoding("utf-8")) is None and not _reads_like_chinese(path)
 
 
 def _reads_like_chinese(path: Path) -> bool:

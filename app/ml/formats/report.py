@@ -1,5 +1,6 @@
 """What a dataset file holds and what is wrong with it."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from app.ml.formats.reading import DatasetRows
 from app.ml.formats.repetition import Repetition, RepetitionFinder
 
 MAX_LISTED = 100
+_MAX_REFUSAL_BYTES = 12 * 1024
 MAX_CODES_LISTED = 1_000
 RARE_CODE_ROWS = 3
 MAX_DISTINCT_CODES = 200_000
@@ -63,6 +65,18 @@ class DatasetReport:
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form."""
         return asdict(self)
+
+    def to_refusal(self) -> dict[str, object]:
+        """Returns what a refused file's owner needs: numbers, and as many errors as a small reply holds."""
+        kept = {name: value for name, value in asdict(self).items() if not isinstance(value, list | dict)}
+        errors: list[dict[str, object]] = []
+        size_bytes = 0
+        for error in self.errors:
+            size_bytes += len(json.dumps(error))
+            if size_bytes > _MAX_REFUSAL_BYTES:
+                break
+            errors.append(error)
+        return {**kept, "errors": errors}
 
 
 @dataclass

@@ -9,6 +9,8 @@ import math
 import re
 import zipfile
 import zlib
+from array import array
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -27,11 +29,18 @@ MAX_RATIO = 200
 """Inflated to packed bytes; judged from 16 MiB on, because a small table of equal rows packs that well by itself."""
 MAX_CELLS = 12_000_000
 """Of the dense table; 12 columns of a full sheet."""
+MAX_SHARED_BYTES = 512 * 1024 * 1024
+"""Of the texts that cells share, counted once for each cell that may name one: calamine copies them into each."""
 _RATIO_FROM_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 1 << 18
 _PART = "xl/workbook.xml"
 _REFERENCE = re.compile(rb"""[\s"']r\s*=\s*["']\s*([A-Za-z]{0,9})(\d{1,20})""")
 _ROW_TAG = re.compile(rb"<(?:\w{1,20}:)?row[\s/>]")
+_SHARED_PART = "xl/sharedstrings.xml"
+_SHARED_TAG = re.compile(rb"<(?:\w{1,20}:)?si[\s/>]")
+# Any whole number between tags may be the index of a shared text, also one that is written as CDATA.
+_INDEX = re.compile(rb"[>\[]\s*(\d{1,9})\s*[\]<]")
+_CHARACTER_REFERENCE = re.compile(rb"&#")
 _CELL_TAG = re.compile(rb"<(?:\w{1,20}:)?c[\s/>]")
 _MAX_SHEET_ROWS, _MAX_SHEET_COLUMNS = 1_048_576, 16_384
 
@@ -123,24 +132,79 @@ def check_archive(path: Path) -> None:
 def _inflate(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, packed_bytes: int) -> None:
     # The sizes that the archive states may lie; zipfile fails on an entry that is longer than stated.
     total = 0
-    for entry in entries:
+    shared = _SharedTexts()
+    # The shared texts first: only then is it known what the cells of the sheets ask for.
+    for entry in sorted(entries, key=lambda entry: entry.filename.lower() != _SHARED_PART):
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DatasetFormatError("The workbook is compressed in a way that XLSX does not use. Save it again as XLSX.")
-        extent = _Extent() if entry.filename.lower().startswith("xl/worksheets/") else None
+        name = entry.filename.lower()
+        extent = _Extent(shared) if name.startswith("xl/worksheets/") else None
         with archive.open(entry) as part:
             while chunk := part.read(_CHUNK_BYTES):
                 total += len(chunk)
                 _refuse_bomb(total, packed_bytes)
                 if extent is not None:
                     extent.look(chunk)
+                elif name == _SHARED_PART:
+                    shared.look(chunk)
         if extent is not None:
             extent.look(b"")
+        elif name == _SHARED_PART:
+            shared.end()
+
+
+class _SharedTexts:
+    """How long the texts are that cells share, and how much of them the cells of all sheets ask for."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._lengths = array("L")
+        self._begun = 0
+        self._asked_bytes = 0
+        self._longest = 0
+
+    def look(self, chunk: bytes) -> None:
+        """Goes over the next piece of the shared texts; their length is that of their XML, which is no less."""
+        window = self._rest + chunk
+        end = max(window.rfind(b"<"), 0)
+        self._rest = window[end:]
+        first, *begun = _SHARED_TAG.split(window[:end])
+        self._begun += len(first)
+        for text in begun:
+            self._lengths.append(self._begun)
+            self._begun = len(text)
+
+    def end(self) -> None:
+        """Takes the last text in."""
+        self._lengths.append(self._begun + len(self._rest))
+        # What stood before the first text is none.
+        del self._lengths[:1]
+        self._longest = max(self._lengths, default=0)
+
+    def ask(self, window: bytes) -> None:
+        """Counts what the cells of a piece of a sheet ask for.
+
+        Raises:
+            DatasetFormatError: it is too much.
+        """
+        if not self._lengths:
+            return
+        for index, count in Counter(_INDEX.findall(window)).items():
+            if int(index) < len(self._lengths):
+                self._asked_bytes += count * self._lengths[int(index)]
+        self._asked_bytes += self._longest * len(_CHARACTER_REFERENCE.findall(window))
+        if self._asked_bytes > MAX_SHARED_BYTES:
+            raise DatasetFormatError(
+                f"The texts that the workbook's cells share grow to more than {MAX_SHARED_BYTES >> 20} MiB. "
+                "Delete the columns that are not needed, or save it as CSV."
+            )
 
 
 class _Extent:
     """How far a sheet reaches: at least as far as calamine would think, judged from the bytes of its XML."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: _SharedTexts) -> None:
+        self._shared = shared
         self._rest = b""
         self._rows = self._columns = 1
         self._row_tags = self._cells_in_row = 0
@@ -154,6 +218,8 @@ class _Extent:
         window = self._rest + chunk
         end = window.rfind(b"<") if chunk else len(window)
         self._rest = window[max(end, 0) :]
+        # With the sign that ends a cell's number.
+        self._shared.ask(window[: max(end, 0) + 1])
         window = window[: max(end, 0)]
         if references := _REFERENCE.findall(window):
             self._rows = max(self._rows, int(max((digits for _, digits in references), key=int)))

@@ -25,6 +25,7 @@ class PatientRoom:
 
     base_model = BASE
     device = None
+    pause = None
 
     def __init__(self) -> None:
         self.asked, self.cancelled = threading.Event(), threading.Event()
@@ -33,6 +34,11 @@ class PatientRoom:
         return None
 
     def start_loading(self) -> None: ...
+
+    async def suspend(self, holder: str, *, lease_s: float, wait_s: float) -> bool:
+        return True
+
+    def resume(self, holder: str) -> None: ...
 
     async def answer(self, questions: Sequence[str], **_: Any) -> list[EngineAnswer]:
         self.asked.set()

@@ -44,6 +44,9 @@ HOSTILE = {
     "long wrong type": b'{"question": "a", "alternatives": "' + MARK.encode() * 50_000 + b'"}',
     "long unknown field": b'{"question": "a", "' + b"x" * 500_000 + b'": 1}',
     "many unknown fields": json.dumps({"question": "a", **{f"{MARK}-{n}": n for n in range(20_000)}}).encode(),
+    "a name twice": b'{"question": "a", "question": "b"}',
+    "a name twice, spelled otherwise": b'{"question": "a", "\\u0071uestion": "b"}',
+    "UTF-16": '{"question": "a"}'.encode("utf-16"),
     "array": b"[]",
     "text": b'"%s"' % MARK.encode(),
     "null": b"null",
@@ -61,7 +64,9 @@ def test_a_hostile_body_gets_a_small_4xx_of_our_shape(shared_api: Api, body: byt
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("name", ["deep value", "digits as a question", "not UTF-8", "lone surrogate", "null", "NaN"])
+@pytest.mark.parametrize(
+    "name", ["deep value", "digits as a question", "not UTF-8", "lone surrogate", "null", "NaN", "a name twice", "UTF-16"]
+)
 def test_every_post_refuses_hostile_bodies(shared_api: Api, path: str, name: str) -> None:
     response = send(shared_api, HOSTILE[name], path)
 
@@ -104,6 +109,14 @@ def test_an_unknown_field_is_refused_by_name(shared_api: Api, path: str, body: d
     error = response.json()["error"]
     assert (response.status_code, error["type"], error["code"]) == (422, "invalid_request_error", "malformed_request")
     assert param in [problem["param"] for problem in error["details"]["problems"]] or param is None
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_name_that_stands_twice_is_told(shared_api: Api, size: int) -> None:
+    response = send(shared_api, b'{"question": "%s", "question": "b"}' % (b"a" * size))
+
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "malformed_request")
+    assert "'question' twice" in response.json()["error"]["message"]
 
 
 def test_every_problem_of_a_body_is_listed(shared_api: Api) -> None:

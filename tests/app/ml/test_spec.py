@@ -26,6 +26,8 @@ WHOLE = (
     "early_stopping_patience",
     "average_last_epochs",
     "prompt_neighbours",
+    "min_train_steps",
+    "max_train_steps",
 )
 
 
@@ -42,6 +44,8 @@ def needs_evaluation(values: dict[str, Any]) -> bool:
 def what_goes_together(values: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"eval_strategy": "epoch"} if needs_evaluation(values) else {}
     changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0, "distill_from": ()}
+    low, high = values["min_train_steps"], values["max_train_steps"]
+    changed |= {"min_train_steps": min(low, high)} if low and high else {}
     is_other = values["ema_decay"] or values["early_stopping_patience"]
     return {**changed, "average_last_epochs": 1} if is_other else changed
 
@@ -205,6 +209,19 @@ def test_what_needs_an_evaluation_is_refused_without_one(needing: dict[str, obje
 def test_label_smoothing_is_refused_where_it_has_no_allowed_tokens_to_spread_over() -> None:
     assert resolve_spec({"loss_over": "allowed", "label_smoothing_factor": 0.1}).label_smoothing_factor == 0.1
     assert refused(label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rows", "steps"),
+    [(10, None, 16, 10), (10, None, 64, 12), (None, 5, 64, 5), (None, 5, 16, 3), (2, 2, 64, 2), (7, 9, 16, 7), (1, None, 1, 3)],
+)
+def test_steps_are_held_between_their_bounds(low: int | None, high: int | None, rows: int, steps: int) -> None:
+    spec = resolve_spec({"batch_size": 16, "n_epochs": 3, "min_train_steps": low, "max_train_steps": high})
+    assert spec.total_steps(rows) == steps
+
+
+def test_bounds_of_the_steps_that_exclude_each_other_are_refused() -> None:
+    assert refused(min_train_steps=3, max_train_steps=2).param == "hyperparameters.min_train_steps"
 
 
 @pytest.mark.parametrize("value", ["a:1", 3, None, [1], ["a:1", ""], ["x" * 111], [f"a:{n}" for n in range(9)], {"a": 1}])

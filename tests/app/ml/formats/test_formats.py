@@ -63,6 +63,13 @@ def test_format_and_encoding_are_found_without_a_name(kind: str, encoding: str, 
         assert warnings_of(read_as) == ({"encoding_detected": 1} if encoding == "gb18030" else {})
 
 
+def test_utf8_that_is_called_gbk_is_refused_though_it_decodes() -> None:
+    assert "取取".encode().decode("gb18030")
+    with pytest.raises(DatasetFormatError, match="The file is UTF-8 text"):
+        read("question,answer\n取取,取_1\n".encode(), "a.csv", encoding="gbk")
+    assert pairs(read(b"question,answer\nq,a_1\n", "a.csv", encoding="gbk")[0]) == [("q", ("a_1",))]
+
+
 @pytest.mark.parametrize("encoding", ["gbk", "GB2312", "cp936", "gb18030"])
 def test_gbk_is_read_under_all_its_names(encoding: str) -> None:
     rows, read_as = read(text_of(TELECOM, "csv").encode("gbk"), "a.csv", encoding=encoding)

@@ -159,6 +159,30 @@ def test_a_sheet_that_would_be_huge_as_a_dense_table_is_refused(inner: bytes, mo
         read(sheet(inner), "a.xlsx")
 
 
+@pytest.mark.parametrize("index", [b"0", b" 0 ", b"<![CDATA[0]]>", b"&#48;"])
+@pytest.mark.parametrize(("cells", "is_refused"), [(100, False), (20_000, True)])
+def test_a_text_that_cells_share_counts_in_each_of_them(
+    index: bytes, cells: int, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Held as one text a cell it would be 600 MB.
+    shared = b'<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>%s</t></si></sst>' % (b"a" * 30_000)
+    rows = (b"<row>" + b'<c t="s"><v>%s</v></c>' % index * 2 + b"</row>") * (cells // 2)
+    path = tmp_path / "upload"
+    path.write_bytes(
+        rewritten(
+            {
+                "xl/sharedStrings.xml": shared,
+                "xl/worksheets/sheet1.xml": b"<worksheet><sheetData>" + rows + b"</sheetData></worksheet>",
+            }
+        )
+    )
+    if not is_refused:
+        workbook.check_archive(path)
+        return
+    with pytest.raises(DatasetFormatError, match="cells share grow to more than 512 MiB"):
+        workbook.check_archive(path)
+
+
 def test_rows_and_cells_without_references_are_read() -> None:
     cell = b'<c t="inlineStr"><is><t>%s</t></is></c>'
     inner = b"".join(b"<row>" + cell % one + cell % two + b"</row>" for one, two in [(b"question", b"answer"), (b"q", b"a")])
