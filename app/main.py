@@ -285,7 +285,7 @@ def _readiness(
     checks.add_async("answerer", backend.health, required=True)
     checks.add("broker", broker, required=False)
     checks.add("worker", worker, required=False)
-    if isinstance(backend, AnswererBackend) and settings.card_policy == "pause_serving":
+    if settings.card_policy == "pause_serving":
         checks.add_async("card", backend.find_pause, required=False)
     return checks
 

@@ -40,8 +40,8 @@ class WorkerContext:
     stopping: StopFlag
     card_share: float | None = None
     """The part of a GPU's memory for a training process; None: no limit but `memory_limit_gib`."""
-    paused_answerer_url: str | None = None
-    """The answerer that leaves the card while jobs run; None: none does."""
+    paused_answerers: tuple[str, ...] = ()
+    """Addresses of the answerers that leave the card while jobs run."""
     gguf_converter: Path | None = None
 
 
@@ -62,6 +62,6 @@ def open_context(settings: Settings, *, owner: str, stopping: StopFlag) -> Worke
         memory_limit_gib=settings.memory_limit_gib,
         stopping=stopping,
         card_share=TRAINING_SHARE if settings.card_policy == "share" else None,
-        paused_answerer_url=settings.answerer_url if settings.card_policy == "pause_serving" else None,
+        paused_answerers=settings.answerer_urls if settings.card_policy == "pause_serving" else (),
         gguf_converter=settings.gguf_converter,
     )

@@ -1,7 +1,8 @@
-"""Keeps the answerer off the card while jobs run here: policy `pause_serving`."""
+"""Keeps the answerers off the card while jobs run here: policy `pause_serving`."""
 
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 import httpx2
@@ -13,14 +14,14 @@ _TRIED_EVERY_S = 0.2
 
 
 class ServingPause:
-    """A context manager around work on the card; the answerer ends the pause by itself if this process dies.
+    """A context manager around work on the card; the answerers end the pause by themselves if this process dies.
 
     An answerer that does not answer stops no job: it is not on the card then, and hears of the pause once it is back.
     """
 
-    def __init__(self, url: str, *, holder: str, lease_s: float) -> None:
-        """`url`: the answerer's. `lease_s`: after so long without a renewal it takes the card back."""
-        self._url = url.rstrip("/")
+    def __init__(self, urls: Sequence[str], *, holder: str, lease_s: float) -> None:
+        """`urls`: the answerers'. `lease_s`: after so long without a renewal they take the card back."""
+        self._urls = urls
         self._holder, self._lease_s = holder, lease_s
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="serving-pause", daemon=True)
@@ -28,9 +29,9 @@ class ServingPause:
     def __enter__(self) -> "ServingPause":
         """Waits until the card is free, for half a lease at most."""
         deadline = time.monotonic() + self._lease_s / 2
-        while (is_free := self._suspend()) is False and time.monotonic() < deadline:
+        while not (is_free := self._suspend()) and time.monotonic() < deadline:
             time.sleep(_TRIED_EVERY_S)
-        if is_free is False:
+        if not is_free:
             _log.warning("card_not_free", remedy="The answerer still holds memory of the card; the job takes what is left.")
         self._thread.start()
         return self
@@ -39,25 +40,27 @@ class ServingPause:
         """Gives the card back to the answerer."""
         self._ended.set()
         self._thread.join()
-        self._tell("resume", {"holder": self._holder})
+        for url in self._urls:
+            self._tell(url, "resume", {"holder": self._holder})
 
     def _renew(self) -> None:
         while not self._ended.wait(self._lease_s / 4):
             self._suspend()
 
-    def _suspend(self) -> bool | None:
-        """Returns whether the answerer holds nothing of the card; None where it does not answer."""
-        body = self._tell("suspend", {"holder": self._holder, "lease_s": self._lease_s})
-        return None if body is None else bool(body.get("is_card_free"))
+    def _suspend(self) -> bool:
+        """Returns whether no answerer that answers holds anything of the card."""
+        order = {"holder": self._holder, "lease_s": self._lease_s}
+        replies = [self._tell(url, "suspend", order) for url in self._urls]
+        return all(reply is None or bool(reply.get("is_card_free")) for reply in replies)
 
-    def _tell(self, verb: str, body: dict[str, object]) -> dict[str, object] | None:
+    def _tell(self, url: str, verb: str, body: dict[str, object]) -> dict[str, object] | None:
         try:
             # No proxy of the environment stands between two processes of one host.
             with httpx2.Client(trust_env=False, timeout=_TIMEOUT_S) as client:
-                reply = client.post(f"{self._url}/{verb}", json=body)
+                reply = client.post(f"{url}/{verb}", json=body)
                 reply.raise_for_status()
                 content = reply.json()
                 return content if isinstance(content, dict) else None
         except (httpx2.HTTPError, ValueError) as error:
-            _log.warning("answerer_not_told", verb=verb, error=type(error).__name__)
+            _log.warning("answerer_not_told", answerer=url, verb=verb, error=type(error).__name__)
             return None

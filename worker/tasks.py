@@ -40,9 +40,9 @@ def look(context: WorkerContext) -> int:
             if lease is None:
                 break
             reach("after_claim")
-            if ran == 0 and context.paused_answerer_url is not None:
+            if ran == 0 and context.paused_answerers:
                 # Until the queue is empty: between two jobs the answerer would load for nothing.
-                pause.enter_context(ServingPause(context.paused_answerer_url, holder=context.owner, lease_s=context.lease_s))
+                pause.enter_context(ServingPause(context.paused_answerers, holder=context.owner, lease_s=context.lease_s))
             run(context, lease)
             ran += 1
     return ran

@@ -127,7 +127,9 @@ def create_app(settings: Settings | None = None, *, room: Room | None = None) ->
     @app.post("/suspend")
     async def suspend(order: SuspendOrder) -> dict[str, bool]:
         """Leaves the card to a worker's jobs; asked again and again, which renews the lease."""
-        is_free = await engine_room.suspend(order.holder, lease_s=order.lease_s, wait_s=_SUSPEND_WAIT_S)
+        # The worker must hear in time to renew the lease.
+        wait_s = min(_SUSPEND_WAIT_S, order.lease_s / 4)
+        is_free = await engine_room.suspend(order.holder, lease_s=order.lease_s, wait_s=wait_s)
         return {"is_card_free": is_free}
 
     @app.post("/resume")

@@ -97,6 +97,10 @@ class AnswerBackend(Protocol):
         """Returns None if the backend is ready, else what is missing and what to do."""
         ...
 
+    async def find_pause(self) -> str | None:
+        """Returns what a pause of the answers means to askers; None while there is none, or nobody says."""
+        ...
+
     async def close(self) -> None:
         """Gives connections back."""
         ...

@@ -21,6 +21,7 @@ from app.answers.backend import (
     Candidate,
     ConfidentCode,
     Overloaded,
+    ServingPaused,
 )
 from app.answers.backends.answerer import AnswererBackend, RefusedByAnswerer
 from app.answers.backends.answerers import AnswererPool
@@ -158,6 +159,9 @@ class TestEveryBackend:
     def test_is_healthy(self, make: MakeBackend) -> None:
         assert use(make, lambda backend: backend.health()) is None
 
+    def test_says_nothing_of_a_pause_while_there_is_none(self, make: MakeBackend) -> None:
+        assert use(make, lambda backend: backend.find_pause()) is None
+
     def test_can_be_closed_twice(self, make: MakeBackend) -> None:
         assert use(make, lambda backend: backend.close()) is None
 
@@ -258,6 +262,7 @@ class TestWhatTheAnswererReplies:
         [
             (429, error_body("overloaded"), Overloaded, "overloaded"),
             (503, error_body("answerer_unavailable"), AnswererUnavailable, "answerer_unavailable"),
+            (503, error_body("serving_paused"), ServingPaused, "serving_paused"),
             (500, error_body("internal"), Internal, "internal"),
             (400, error_body("question_too_long", param="question"), RefusedByAnswerer, "question_too_long"),
             (422, error_body("malformed_request"), RefusedByAnswerer, "malformed_request"),

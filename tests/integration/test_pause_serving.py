@@ -23,7 +23,7 @@ def ask(product: Product) -> httpx2.Response:
 
 def test_answers_pause_while_a_job_trains_and_come_back_after_it(pausing: Product) -> None:
     assert ask(pausing).status_code == 200
-    job_id = pausing.start_job(pausing.upload(), "pause", n_epochs=5000)
+    job_id = pausing.start_job(pausing.upload(), "pause", n_epochs=1000)
     pausing.wait_step(job_id, 1)
 
     refused = ask(pausing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from app.answers.backend import AnswerBackend, AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded
+from app.answers.backend import AnswerBackend, AnswererUnavailable, AnswerRequest, AnswerResult, Overloaded, ServingPaused
 from app.errors import AppError
 
 _log = structlog.get_logger()
@@ -50,6 +50,9 @@ class AnswererPool:
             member.under_way += 1
             try:
                 return await member.backend.answer(replace(request, deadline_s=left_s))
+            except ServingPaused as error:
+                # It is not away: it left its card to a job, and says itself when it is back.
+                failure = error
             except AnswererUnavailable as error:
                 failure = error
                 self._put_aside(member)
@@ -64,6 +67,11 @@ class AnswererPool:
         """Returns None if one of them is ready, else what the first one says."""
         messages = await asyncio.gather(*(member.backend.health() for member in self._members))
         return None if None in messages else messages[0]
+
+    async def find_pause(self) -> str | None:
+        """Returns what the first one says that pauses."""
+        messages = await asyncio.gather(*(member.backend.find_pause() for member in self._members))
+        return next((message for message in messages if message is not None), None)
 
     async def close(self) -> None:
         """Closes all of them."""

@@ -114,6 +114,10 @@ class OpenAIUpstreamBackend:
         missing = sorted(set(self._models.values()) - served)
         return f"The upstream engine does not serve: {', '.join(missing)}. Check DIANDA_UPSTREAM_MODELS." if missing else None
 
+    async def find_pause(self) -> str | None:
+        """Returns None: its card is its own."""
+        return None
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()

@@ -22,6 +22,10 @@ class ScriptedBackend:
         """A table is always ready."""
         return None
 
+    async def find_pause(self) -> str | None:
+        """Returns None: its card is its own."""
+        return None
+
     async def close(self) -> None:
         """Holds nothing."""
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult, Candidate, Overloaded
+from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult, Candidate, Overloaded, ServingPaused
 from app.answers.backends import answerers
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.answerers import AnswererPool
@@ -38,6 +38,9 @@ class Answerer:
 
     async def health(self) -> str | None:
         return None if self.failure is None else self.failure.message
+
+    async def find_pause(self) -> str | None:
+        return self.failure.message if isinstance(self.failure, ServingPaused) else None
 
     async def close(self) -> None:
         pass
@@ -89,6 +92,31 @@ def test_an_answerer_that_is_healthy_again_is_asked_again() -> None:
 
     use([back, other], ask)
     assert len(back.asked) == 3
+
+
+def test_while_one_leaves_its_card_to_a_job_the_other_answers() -> None:
+    paused, other = Answerer(ServingPaused("paused")), Answerer()
+
+    assert use([paused, other], lambda pool: pool.answer(ASK)) == [ANSWER]
+    assert use([paused, other], lambda pool: pool.find_pause()) == "paused"
+
+
+def test_where_all_leave_their_cards_the_refusal_says_so() -> None:
+    with pytest.raises(ServingPaused):
+        use([Answerer(ServingPaused("paused")), Answerer(ServingPaused("paused"))], lambda pool: pool.answer(ASK))
+
+
+def test_an_answerer_that_pauses_is_not_away() -> None:
+    pauses, other = Answerer(ServingPaused("paused")), Answerer()
+
+    async def ask(pool: AnswererPool) -> None:
+        await pool.answer(ASK)
+        pauses.failure = None
+        for _ in range(4):
+            await pool.answer(ASK)
+
+    use([pauses, other], ask)
+    assert len(pauses.asked) == 3
 
 
 def test_questions_go_to_the_least_busy_answerer() -> None:

@@ -3,7 +3,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from app.errors import AppError, Kind
+from app.errors import AppError, Kind, Unavailable
 from app.http.context import RequestContext
 from app.http.database_errors import install_database_error_handlers
 from app.http.errors import STATUS_OF, install_error_handlers
@@ -33,7 +33,17 @@ def client() -> TestClient:
         error = type("Refused", (AppError,), {"kind": kind, "code": "some_code"})("Do this.", param="field")
         raise error
 
+    @app.get("/later")
+    def later() -> None:
+        error = Unavailable("Ask again later.")
+        error.retry_after_s = 306.2
+        raise error
+
     return TestClient(app, raise_server_exceptions=False)
+
+
+def test_an_error_that_knows_when_it_will_be_over_says_so(client: TestClient) -> None:
+    assert client.get("/later").headers["retry-after"] == "307"
 
 
 def test_a_fault_of_ours_is_a_500_without_its_text(client: TestClient) -> None:

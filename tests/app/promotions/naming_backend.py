@@ -43,6 +43,10 @@ class NamingBackend:
         """Always ready."""
         return None
 
+    async def find_pause(self) -> str | None:
+        """Never pauses."""
+        return None
+
     async def close(self) -> None:
         """Holds nothing."""
 

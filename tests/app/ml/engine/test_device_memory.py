@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.ml.engine.device import free_memory_bytes, limit_memory
+from app.ml.engine.device import free_memory_bytes, limit_memory, memory_limit_bytes
 from app.ml.engine.host_memory import available_bytes, resident_bytes
 from tests.app.ml.engine.training_help import CPU
 
@@ -100,6 +100,28 @@ def test_a_limit_can_be_lifted() -> None:
     limit_memory(CPU, None)
 
     assert free_memory_bytes(CPU) > 0
+
+
+def test_a_part_of_a_card_limits_no_cpu() -> None:
+    limit_memory(CPU, None, card_share=0.5)
+
+    assert memory_limit_bytes(CPU) is None
+
+
+def test_a_limit_in_gib_is_kept_beside_a_share() -> None:
+    limit_memory(CPU, 2, card_share=0.5)
+
+    assert memory_limit_bytes(CPU) == 2 * GIB
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_share_of_a_gpu_is_of_its_whole_memory() -> None:
+    device = torch.device("cuda", 0)
+    limit_memory(device, None, card_share=0.25)
+    try:
+        assert memory_limit_bytes(device) == torch.cuda.get_device_properties(device).total_memory // 4
+    finally:
+        limit_memory(device, None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
