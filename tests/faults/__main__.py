@@ -1,4 +1,4 @@
-"""`KILLS=30 SEED=… RECOVERY_LIMIT_S=45 python -m tests.faults`: ends with one JSON line; exit code 1 where an invariant was violated."""
+"""`KILLS=30 SEED=… RECOVERY_LIMIT_S=45 python -m tests.faults`: ends with one JSON line; exit code 1 where an invariant broke."""
 
 import json
 import os
