@@ -60,7 +60,7 @@ def serve(app: str, listening: socket.socket | None, *, host: str, port: int, re
         port=port,
         access_log=False,
         log_level="warning",
-        http="app.http.bounded_head:BoundedHead",
+        http="app.http.bounded_requests:BoundedRequests",
         backlog=_BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACEFUL_S,

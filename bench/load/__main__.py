@@ -45,7 +45,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="of load")
     parser.add_argument("--streams", type=int, default=1000, help="event streams of one job, after the load; 0: none")
-    parser.add_argument("--stream-epochs", type=int, default=1500, help="of the job that they follow")
+    parser.add_argument("--stream-epochs", type=int, default=1000, help="of the job that they follow; a job has 1000 at most")
     parser.add_argument("--answerers", type=int, default=2)
     parser.add_argument("--restarts", type=int, default=1, help="rolling restarts of answerers, api and worker during the load")
     parser.add_argument("--kill-answerer", action="store_true", help="SIGKILL to one of the answerers during the load")
@@ -62,16 +62,17 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     ) as product:
         memory = MemoryLog()
         load = _load(product, memory, folder, options)
-        streams = _streams(product, memory, folder, options) if options.streams else None
+        growths = [asdict(one) for one in memory.growths()]
         if options.plot:
             options.plot.write_bytes(memory.png())
+        streams = _streams(product, folder, options) if options.streams else None
         starts = {name: process.starts for name, process in product.stack.processes.items()}
     failed_streams = 0 if streams is None else streams["streams"] - streams["complete"] + streams["out_of_order"]
     errors = sum(row["errors"] + row["refused_connections"] for row in load["kinds"].values())
     return {
         **load,
         "streams": streams,
-        "memory": [asdict(one) for one in memory.growths()],
+        "memory": growths,
         "process_starts": starts,
         "failures": errors + load["jobs_lost"] + load["evaluations_lost"] + failed_streams,
         "database": "sqlite" if options.database_url is None else "postgresql",
@@ -146,15 +147,12 @@ def _lost(product: LoadedProduct, paths: Sequence[str]) -> int:
     return lost
 
 
-def _streams(product: LoadedProduct, memory: MemoryLog, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _streams(product: LoadedProduct, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     output = folder / "streams.json"
     request = job_request(product.training_file, "streamed", n_epochs=options.stream_epochs, save_steps=100_000)
     job_id = product.client.post("/v1/fine_tuning/jobs", request)["id"]
     command = [sys.executable, "-m", "bench.load.streams", product.stack.url, job_id, str(options.streams), str(output)]
-    with subprocess.Popen(command) as holder:
-        while holder.poll() is None:
-            time.sleep(1)
-            memory.sample(product.stack)
+    subprocess.run(command, check=True)
     held = json.loads(output.read_text())
     written, arrivals = product.event_times(job_id), held.pop("arrivals")
     # What was written before the streams began was replayed to them.

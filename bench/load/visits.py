@@ -81,24 +81,44 @@ class Visitor:
         self.evaluations.append(made["id"])
 
     async def stream(self) -> None:
-        """Follows the newest job's events for at most five seconds; they must come in order, without gaps."""
+        """Follows the newest job's events for at most five seconds; they must come in order, without gaps.
+
+        A stream that an api cuts as it stops is made again behind its last event, as any client of such streams does.
+        """
         if not self.jobs:
             return
         path = f"/v1/fine_tuning/jobs/{self.jobs[-1]}/events"
+        place = _Place(self.session.loop.time() + 5)
+        for is_last_try in (False, True):
+            try:
+                await self._follow(path, place)
+                break
+            except aiohttp.ClientPayloadError:
+                if is_last_try:
+                    raise
+
+    async def _follow(self, path: str, place: "_Place") -> None:
         patience = aiohttp.ClientTimeout(total=None, sock_read=20)
-        last = 0
-        loop_ends = self.session.loop.time() + 5
-        async with self.session.get(path, params={"stream": "true"}, timeout=patience) as response:
+        headers = {"last-event-id": str(place.last)}
+        async with self.session.get(path, params={"stream": "true"}, headers=headers, timeout=patience) as response:
             if response.status >= 400:
                 raise Failed(f"{response.status}")
             async for line in response.content:
                 if line.startswith(b"id: "):
                     number = int(line[4:])
-                    if number != last + 1:
-                        raise Failed(f"event {number} after {last}")
-                    last = number
-                if line.startswith(b"data: [DONE]") or self.session.loop.time() > loop_ends:
+                    if number != place.last + 1:
+                        raise Failed(f"event {number} after {place.last}")
+                    place.last = number
+                if line.startswith(b"data: [DONE]") or self.session.loop.time() > place.ends_at:
                     return
+
+
+@dataclass
+class _Place:
+    """How far a stream was read, and until when it is."""
+
+    ends_at: float
+    last: int = 0
 
 
 KINDS: Mapping[str, Callable[[Visitor], Awaitable[None]]] = {

@@ -1,4 +1,4 @@
-"""`KILLS=30 SEED=… python -m tests.faults`: ends with one JSON line; exit code 1 where an invariant was violated."""
+"""`KILLS=30 SEED=… RECOVERY_LIMIT_S=45 python -m tests.faults`: ends with one JSON line; exit code 1 where an invariant broke."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.faults.driver import Driver
 from tests.faults.house import open_house
+from tests.faults.invariants import RECOVERY_LIMIT_S
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
         shutil.rmtree(root, ignore_errors=True)
     if figures["violations"]:
         print(f"What was seen: {evidence}", file=sys.stderr)
-    print(json.dumps({"seed": seed, **figures}, ensure_ascii=False))
+    print(json.dumps({"seed": seed, "recovery_limit_s": RECOVERY_LIMIT_S, **figures}, ensure_ascii=False))
     return 1 if figures["violations"] else 0
 
 

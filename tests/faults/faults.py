@@ -142,22 +142,12 @@ def die_at_a_point(house: House, rng: random.Random) -> Done | None:
 
     reached = house.wait(has_died, 75)
     # Disarmed by another start.
-    jobs = _running(house)
+    jobs = _running(house, worker)
     began = time.monotonic()
-    _kill(house.family(worker))
-    house.wait(lambda: _have_moved_on(house, {}) and house.is_ready(worker), 30)
-    house.wait(lambda: _have_moved_on(house, {job: fence for job, fence in jobs.items() if job not in _running(house)}), 30)
-    house.wait(lambda: not _orphaned(house), _PATIENCE_S)
-    return Done(f"{worker} made to die at {point}{'' if reached else ' (which it did not reach)'}", 3, time.monotonic() - began)
-
-
-def _orphaned(house: House) -> dict[str, int]:
-    """Returns the running jobs that no living worker holds."""
-    own = _running(house)
-    for worker in WORKERS:
-        for job_id in _running(house, worker):
-            own.pop(job_id, None)
-    return own
+    kills = _kill(house.family(worker))
+    house.wait(lambda: _have_moved_on(house, jobs) and house.is_ready(worker), _PATIENCE_S)
+    name = f"{worker} made to die at {point}{'' if reached else ' (which it did not reach)'}"
+    return Done(name, kills, time.monotonic() - began)
 
 
 def freeze(house: House, rng: random.Random) -> Done | None:

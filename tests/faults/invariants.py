@@ -1,5 +1,6 @@
 """What must be true after every round, of a history that was read from the database, the blobs and the visitors' books."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from tests.faults.house import Outage
 from tests.faults.visitors import Probe
 
 TERMINAL = ("succeeded", "failed", "cancelled")
-RECOVERY_LIMIT_S = 45.0
+# The product's promise on a machine of its own; a machine that others load as well may be given more.
+RECOVERY_LIMIT_S = float(os.environ.get("RECOVERY_LIMIT_S", "45"))
 
 
 @dataclass(frozen=True)

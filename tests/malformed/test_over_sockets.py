@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from app.http import bounded_head
+from app.http import bounded_requests
 from app.main import create_app
 from tests.fixtures.api import Api, serving
 from tests.malformed.forms import MULTIPART, form
@@ -67,7 +67,7 @@ HEAD = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-type: " + MULTIPA
 )
 def test_a_head_over_64_kib_is_refused(url: str, head: bytes) -> None:
     with connection(url) as made:
-        for place in range(0, bounded_head.MAX_HEAD_BYTES + 1_000, 1_000):
+        for place in range(0, bounded_requests.MAX_HEAD_BYTES + 1_000, 1_000):
             made.sendall(head[place : place + 1_000])
         assert reply_of(made) == (431, "head_too_large")
     assert is_alive(url)
@@ -83,13 +83,39 @@ def test_a_body_that_comes_with_its_head_is_no_part_of_it(url: str) -> None:
 
 
 def test_slow_heads_are_ended_and_hold_nobody_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_head, "MAX_HEAD_S", 1.0)
+    monkeypatch.setattr(bounded_requests, "MAX_HEAD_S", 1.0)
     with ExitStack() as stack:
         slow = [stack.enter_context(connection(url)) for _ in range(100)]
         for made in slow:
             made.sendall(b"GET /v1/files HTTP/1.1\r\nhost: loc")
         assert is_alive(url)
         assert {reply_of(made) for made in slow} == {(408, "head_too_slow")}
+
+
+def test_a_body_that_trickles_is_ended_and_leaves_nothing(shared_api: Api, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_requests, "BODY_PATIENCE_S", 1.0)
+    before = _files(shared_api)
+    with connection(url) as made:
+        made.sendall(HEAD + b"content-length: 9000000\r\n\r\n" + form(b"[")[:200])
+        for _ in range(3):
+            time.sleep(0.2)
+            made.sendall(b" ")
+        assert reply_of(made) == (408, "body_too_slow")
+    deadline = time.monotonic() + 5
+    while _files(shared_api) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _files(shared_api) == before
+
+
+def test_a_large_body_that_comes_steadily_is_read_to_its_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_requests, "BODY_PATIENCE_S", 0.3)
+    content = form(b"[" + b" " * 20_000 + b"]")
+    with connection(url) as made:
+        made.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(content))
+        for place in range(0, len(content), 1_000):
+            made.sendall(content[place : place + 1_000])
+            time.sleep(0.05)
+        assert reply_of(made) == (400, "invalid_dataset")
 
 
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"ffffffffffffffffffff\r\n", b"5\r\nabcdefgh\r\n"])
