@@ -17,6 +17,7 @@ from app.access.endpoints import router as access_router
 from app.access.guard import Guard
 from app.access.key_ring import KeyRing
 from app.access.openapi import describe_access
+from app.access.retention import AuditRetention
 from app.access.route_policy import RoutePolicy
 from app.access.sessions import Sessions, session_secret
 from app.adapters.endpoints import router as models_router
@@ -101,6 +102,7 @@ def create_app(
     sessions = Sessions(session_secret(settings.data_dir), ring)
     answer_log = AnswerLog(engine, settings.answer_log_questions) if settings.answer_log else None
     retention = AnswerRetention(engine, days=settings.answer_log_days, max_rows=settings.answer_log_max_rows)
+    audit_retention = AuditRetention(engine, days=settings.audit_log_days)
     job_retention = JobRetention(engine, blobs, settings.work_dir, days=settings.checkpoint_days)
     uploads_dir = settings.data_dir / "uploads"
     uploads_dir.mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,7 @@ def create_app(
             "sweep": lambda: sweep(engine, bell),
             "experiments": lambda: advance_all(engine, store=store, bell=bell, max_unfinished=settings.max_queued_jobs),
             "answer_retention": retention.enforce,
+            "audit_retention": audit_retention.enforce,
             "job_retention": job_retention.enforce,
         }
         watching = [asyncio.create_task(lag.watch()), asyncio.create_task(ring.watch())]

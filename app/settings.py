@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     ] = "hash"
     answer_log_days: Annotated[float, Field(gt=0, le=36500, description="Days that an answer stays in the log.")] = 90.0
     answer_log_max_rows: Annotated[int, Field(ge=1, description="Answers that the log keeps; the oldest go first.")] = 1_000_000
+    audit_log_days: Annotated[float, Field(gt=0, le=36500, description="Days that an admin act stays in the audit log.")] = 730.0
     max_event_streams: Annotated[int, Field(ge=1, description="Event streams that one API process holds; then 429.")] = 1000
     answer_timeout_s: Annotated[float, Field(gt=0, description="Longest wait for the answerer, seconds.")] = 60.0
     lease_s: Annotated[float, Field(ge=2, description="A worker's lease on a job, seconds; renewed four times as often.")] = 30.0
