@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,7 @@ KeptQuestions = Literal["text", "hash", "off"]
 
 _MAX_WAITING = 10_000
 _BATCH_ROWS = 500
+_BATCHES_A_TURN = 20
 _INTERVAL_S = 0.5
 _LONGEST_PAUSE_S = 8.0
 _CLOSING_S = 5.0
@@ -89,21 +91,41 @@ class AnswerLog:
     async def write_waiting(self, limiter: CapacityLimiter | None = None) -> bool:
         """Writes what waits and returns whether the database took it; `limiter` bounds the threads."""
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_ROWS))]
+            in_hand: list[LogEntry] = []
+            go_on = threading.Event()
+            go_on.set()
             try:
-                await run_sync(self._write, batch, limiter=limiter, abandon_on_cancel=True)
+                is_taken, lost = await run_sync(self._write_batches, in_hand, go_on, limiter=limiter, abandon_on_cancel=True)
             except asyncio.CancelledError:
-                self._waiting.extendleft(reversed(batch))
+                go_on.clear()
+                self._waiting.extendleft(reversed(in_hand))
                 raise
-            except DATABASE_AWAY as error:
-                self._waiting.extendleft(reversed(batch))
-                _log.warning("answer_log_waits", waiting=len(self._waiting), error=type(error).__name__)
+            self._lose(lost)
+            if not is_taken:
                 return False
+        return True
+
+    def _write_batches(self, in_hand: list[LogEntry], go_on: threading.Event) -> tuple[bool, int]:
+        # Several a turn: a busy loop takes tens of milliseconds to hand over the next, and then more come in than are written.
+        lost = 0
+        for _ in range(_BATCHES_A_TURN):
+            if not self._waiting or not go_on.is_set():
+                break
+            in_hand[:] = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH_ROWS))]
+            try:
+                self._write(in_hand)
+            except DATABASE_AWAY as error:
+                if go_on.is_set():
+                    self._waiting.extendleft(reversed(in_hand))
+                    _log.warning("answer_log_waits", waiting=len(self._waiting), error=type(error).__name__)
+                in_hand.clear()
+                return False, lost
             except Exception as error:
                 # Its text would quote the rows. A row that no database takes must not stop all that come after it.
-                _log.error("answer_log_batch_lost", rows=len(batch), error=type(error).__name__)
-                self._lose(len(batch))
-        return True
+                _log.error("answer_log_batch_lost", rows=len(in_hand), error=type(error).__name__)
+                lost += len(in_hand)
+            in_hand.clear()
+        return True, lost
 
     async def _write_until(self, closing: asyncio.Event) -> None:
         # A thread of its own: forty endpoints that wait for the database must not keep the log from its turn.

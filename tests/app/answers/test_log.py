@@ -3,17 +3,19 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio.to_thread import run_sync
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, func, select
 from sqlalchemy.exc import OperationalError
 
+from app.answers import log as log_module
 from app.answers.log import AnswerLog
 from app.answers.models import LoggedAnswer
 from app.answers.retention import AnswerRetention
@@ -354,6 +356,26 @@ class TestOverHttp:
         for answer in answers:
             add(log, answer)
         write(log)
+
+
+def test_a_busy_event_loop_has_to_hand_over_once_not_once_a_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_module, "_BATCH_ROWS", 10)
+    handed_over = []
+
+    async def counted(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        handed_over.append(function)
+        return await run_sync(function, *arguments, **options)
+
+    monkeypatch.setattr(log_module, "run_sync", counted)
+    empty(engine)
+    log = AnswerLog(engine, "hash")
+    for _ in range(100):
+        add(log, an_answer())
+
+    assert asyncio.run(log.write_waiting())
+
+    assert len(rows(engine)) == 100
+    assert len(handed_over) == 1
 
 
 @settings(max_examples=15)
