@@ -58,7 +58,9 @@ def test_a_cell_that_begins_no_formula_stays(text: str) -> None:
 
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_comparison_has_no_formula(formula: str) -> None:
-    table = comparison_csv(Comparison(experiment=sentinel.unread, arms=[replace(ARM, label=formula, base_model=formula)]))
+    table = comparison_csv(
+        Comparison(experiment=sentinel.unread, arms=[replace(ARM, label=formula, base_model=formula)], file_names={})
+    )
 
     (line,) = csv.DictReader(io.StringIO(table.decode("utf-8-sig"), newline=""))
     assert (line["label"], line["base_model"]) == ("'" + formula, "'" + formula)

@@ -49,7 +49,7 @@ def ask(engine: ScriptedEngine, stores: UpstreamStores) -> Ask:
     def answer(
         *questions: str, mode: AnswerMode = "closed", deadline_s: float | None = None, **options: Any
     ) -> list[AnswerResult]:
-        wanted = AnswerRequest(questions, TINY, options.pop("checksum", stores.checksum), 2, mode, None, deadline_s)
+        wanted = AnswerRequest(questions, TINY, options.pop("checksum", stores.checksum), 2, mode, deadline_s=deadline_s)
         return use(
             make_upstream_backend(options.pop("url", engine.url), stores, **options), lambda backend: backend.answer(wanted)
         )
