@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, insert, select
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from app.answers.models import LoggedAnswer
@@ -34,8 +34,11 @@ class AnswerFilter:
 def add_all(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     """Stores rows that have every column, in one statement; a row that is there already stays as it is."""
     connection = session.connection()
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(LoggedAnswer).on_conflict_do_nothing(), list(rows))
+    if connection.dialect.name == "postgresql":
+        connection.execute(postgresql.insert(LoggedAnswer).on_conflict_do_nothing(), list(rows))
+    else:
+        # Not ON CONFLICT: with that clause SQLAlchemy makes a statement a row (see app/db/engine.py).
+        connection.execute(insert(LoggedAnswer).prefix_with("OR IGNORE"), list(rows))
 
 
 def get(session: Session, answer_id: str, *, for_update: bool = False) -> LoggedAnswer:

@@ -26,6 +26,9 @@ def make_engine(url: str) -> Engine:
         if parsed.database:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"check_same_thread": False}, hide_parameters=True)
+        # Rows of one insert in one statement: sqlite3 lets go of the interpreter's lock at each step of a statement, and beside a
+        # busy event loop a thread waits 5 ms to get it back.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
