@@ -11,14 +11,14 @@ from typing import Any
 from sqlalchemy import select
 
 from app.cli.client import ApiClient
-from app.cli.stack import Stack, free_port, running_stack
+from app.cli.stack import Stack, running_stack
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.db.unit_of_work import read_only
 from app.jobs.models import JobEvent
 from app.settings import Settings
 from bench.load.visits import ALIAS, dataset, job_request
-from bench.tiny_gemma import TINY, write_tiny_model
+from bench.tiny_product import tiny_product
 
 _ENDED = ("succeeded", "failed", "cancelled")
 _FILES_OPEN = 8192
@@ -65,17 +65,11 @@ def loaded_product(folder: Path, *, database_url: str | None, answerers: int, st
     # An event stream is a file, in the api as in whoever follows it.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_FILES_OPEN, hard)), hard))
-    write_tiny_model(folder / "data" / "models" / TINY)
-    settings = Settings(
-        _env_file=None,  # type: ignore[call-arg]
-        data_dir=folder / "data",
+    settings = tiny_product(
+        folder / "data",
         database_url=database_url,
-        port=free_port(),
-        base_model=TINY,
-        base_models={TINY: "folder:/nowhere"},
         lease_s=10,
         sweep_interval_s=2,
-        threads=1,
         max_event_streams=max(1000, 2 * streams),
         answer_log_questions="text",
     )

@@ -1,6 +1,6 @@
 """What an answered part is worth, in the product's own metrics and the few that issue a table asks for beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,3 @@ def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
     column = np.array(values, dtype=np.float64)[:, None]
     low, high = percentile_interval(resampled_sums(column)[:, 0] / len(values))
     return round(low, 4), round(high, 4)
-
-
-def part_metric(result: Mapping[str, Any], part: str, metric: str) -> Any:
-    """Returns one number of a stored run; None where it has none."""
-    return result["parts"].get(part, {}).get(metric)

@@ -11,15 +11,15 @@ from statistics import median
 from typing import Any
 
 from app.cli.client import ApiClient
-from app.cli.stack import Stack, free_port, running_stack
+from app.cli.stack import Stack, running_stack
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.db.unit_of_work import read_only
 from app.jobs import repository as jobs
-from app.settings import Settings
 from bench.load.visits import dataset
 from bench.scale_out.scripted_child import EVALUATION_S, TRAINING_S
-from bench.tiny_gemma import TINY, write_tiny_model
+from bench.tiny_gemma import TINY
+from bench.tiny_product import tiny_product
 
 ARMS = 8
 _START_S = 180.0
@@ -70,18 +70,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _walls(folder: Path, workers: int, rounds: int) -> list[float]:
-    write_tiny_model(folder / "data" / "models" / TINY)
-    settings = Settings(
-        _env_file=None,  # type: ignore[call-arg]
-        data_dir=folder / "data",
-        port=free_port(),
-        # No question is asked, so nobody answers.
-        answer_backend="openai_upstream",
-        base_model=TINY,
-        base_models={TINY: "folder:/nowhere"},
-        sweep_interval_s=1,
-        threads=1,
-    )
+    # No question is asked, so nobody answers.
+    settings = tiny_product(folder / "data", answer_backend="openai_upstream", sweep_interval_s=1)
     upgrade(make_engine(settings.resolved_database_url))
     with (
         running_stack(settings, workers=workers, worker_app="bench.scale_out.scripted_worker") as stack,

@@ -1,15 +1,14 @@
 """The product's training in a process of its own: steps until it is told to stop, each with its time."""
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.ml.engine.device import forget_peak_memory, limit_memory, peak_memory_bytes, use_threads
-from app.ml.engine.training import TrainPlan, Wish, train
+from app.ml.engine.training import TrainPlan, train
 from app.ml.spec import FinetuneSpec
+from bench.train.step_watch import StepWatch
 from bench.train.workload import Workload
 
 
@@ -23,41 +22,13 @@ class Trained:
     notes: list[str]
 
 
-class _Watch:
-    """Hooks that note each step's end and stop when told to."""
-
-    def __init__(self, is_over: Callable[[int], bool]) -> None:
-        self._is_over = is_over
-        self.ends: list[float] = []
-        self.notes: list[str] = []
-
-    def on_start(self, **_facts: int) -> None:
-        """The report says it."""
-
-    def on_note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def on_progress(self, progress: Any) -> None:
-        """Steps are counted by `wish`."""
-
-    def on_evaluation(self, state: Any) -> None:
-        """Nothing is held out."""
-
-    def on_checkpoint(self, folder: Path, checksum: str, state: Any) -> None:
-        """None is asked for."""
-
-    def wish(self) -> Wish:
-        self.ends.append(time.monotonic())
-        return Wish.STOP if self._is_over(len(self.ends)) else Wish.NONE
-
-
 def train_until(workload: Workload, spec: FinetuneSpec, *, gib: float | None, is_over: Callable[[int], bool]) -> Trained:
     """Trains within `gib` until `is_over(steps)`; rows are 5,000 with the lengths of a real dataset."""
     use_threads(None)
     limit_memory(workload.device, gib)
     base = workload.build(workload.dtype)
     forget_peak_memory(base.device)
-    watch = _Watch(is_over)
+    watch = StepWatch(is_over)
     with tempfile.TemporaryDirectory() as folder:
         result = train(base, TrainPlan(spec, workload.rows(5000), 0, Path(folder)), watch)
     return Trained(watch.ends, peak_memory_bytes(base.device), result.state.token_budget, watch.notes)

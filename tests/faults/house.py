@@ -22,9 +22,9 @@ from app.cli.stack import ManagedProcess, find_redis_server, free_port, worker_c
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.settings import Settings
+from bench.tiny_product import tiny_product
 from tests.faults.network import Link, Network
 from tests.fixtures.db import PostgresFolder
-from tests.fixtures.tiny import TINY, write_tiny_model
 
 WORKERS = ("worker-1", "worker-2")
 _CLOCK_SOURCE = Path(__file__).with_name("clock.c")
@@ -187,17 +187,8 @@ def open_house(root: Path) -> Iterator[House]:
     house = None
     try:
         postgres.start()
-        write_tiny_model(data / "models" / TINY)
         redis_port, answerer_port = free_port(), free_port()
-        settings = Settings(
-            data_dir=data,
-            port=free_port(),
-            base_model=TINY,
-            base_models={TINY: "folder:/nowhere"},
-            answer_timeout_s=10,
-            stop_grace_s=30,
-            threads=1,
-        )
+        settings = tiny_product(data, answer_timeout_s=10, stop_grace_s=30)
         engine = make_engine(postgres.url_through(postgres.port or 0))
         upgrade(engine)
         links = {f"{name}-database": network.link(postgres.port or 0) for name in ("api", *WORKERS)}

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from app.cli.client import ApiClient
-from app.cli.stack import Stack, free_port, running_stack
+from app.cli.stack import Stack, running_stack
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
-from app.settings import Settings
-from tests.fixtures.tiny import TINY, write_tiny_model
+from bench.tiny_product import tiny_product
+from tests.fixtures.tiny import TINY
 
 ANSWERS = ("取消方式_1", "开通方式_2|9.9", "业务简介_11", "11.9")
 
@@ -122,19 +122,7 @@ class Product:
 
 def start_product(folder: Path, database_url: str | None = None, **fields: Any) -> Iterator[Product]:
     """Runs the product in a folder until the test is over; further settings by name."""
-    write_tiny_model(folder / "data" / "models" / TINY)
-    settings = Settings(
-        data_dir=folder / "data",
-        database_url=database_url,
-        port=free_port(),
-        base_model=TINY,
-        base_models={TINY: "folder:/nowhere"},
-        lease_s=6,
-        sweep_interval_s=1,
-        stop_grace_s=30,
-        threads=1,
-        **fields,
-    )
+    settings = tiny_product(folder / "data", database_url=database_url, lease_s=6, sweep_interval_s=1, stop_grace_s=30, **fields)
     upgrade(make_engine(settings.resolved_database_url))
     with running_stack(settings) as stack, ApiClient(stack.url) as client:
         product = Product(stack, client, folder)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.blobs.local import LocalBlobStore
 from app.db.engine import make_engine
 from app.db.unit_of_work import unit_of_work
 from app.durable import seal_folder
@@ -18,7 +17,7 @@ from app.jobs import leases, repository
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.models import Job
-from app.ml.model_store import ModelStore
+from tests.fixtures.worker import worker_context
 from worker import finetune, heartbeat, tasks
 from worker.assignment import OUTPUT
 from worker.context import WorkerContext
@@ -43,20 +42,7 @@ class FileBell:
 
 def context_in(folder: Path, *, owner: str = "worker-1") -> WorkerContext:
     """Opens the database and the blobs in a folder; the database must be migrated."""
-    return WorkerContext(
-        engine=make_engine(f"sqlite:///{folder / 'dianda.db'}"),
-        blobs=LocalBlobStore(folder / "blobs"),
-        store=ModelStore(folder / "models", {}),
-        work_dir=folder / "work",
-        owner=owner,
-        lease_s=2,
-        stop_grace_s=1,
-        keep_checkpoints=2,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    return worker_context(make_engine(f"sqlite:///{folder / 'dianda.db'}"), folder, owner=owner, lease_s=2, keep_checkpoints=2)
 
 
 def queue(folder: Path) -> None:

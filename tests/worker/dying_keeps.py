@@ -5,17 +5,15 @@ Steps 1, 3 and 4 are kept before (1 is the best); the one taken over is 5, and 3
 
 import shutil
 import sys
-import threading
 from pathlib import Path
 
-from app.blobs.local import LocalBlobStore
 from app.db.engine import make_engine
 from app.db.migrating import upgrade
 from app.durable import seal_folder
 from app.jobs.leases import Lease
-from app.ml.model_store import ModelStore
 from tests.fixtures.dying import die_everywhere
 from tests.fixtures.queue import insert_job, must_claim
+from tests.fixtures.worker import worker_context
 from worker.context import WorkerContext
 from worker.finetune import _keep_checkpoint
 from worker.messages import CheckpointWritten
@@ -26,20 +24,7 @@ LEASE = Lease(JOB_ID, 1)
 
 def context_in(folder: Path) -> WorkerContext:
     """Opens the database and the blobs of a case."""
-    return WorkerContext(
-        engine=make_engine(f"sqlite:///{folder / 'dianda.db'}"),
-        blobs=LocalBlobStore(folder / "blobs"),
-        store=ModelStore(folder / "models", {}),
-        work_dir=folder / "work",
-        owner="worker-1",
-        lease_s=60,
-        stop_grace_s=1,
-        keep_checkpoints=2,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    return worker_context(make_engine(f"sqlite:///{folder / 'dianda.db'}"), folder, keep_checkpoints=2)
 
 
 def written(folder: Path, step: int) -> CheckpointWritten:

@@ -1,7 +1,6 @@
 """An evaluation inside the child on the tiny Gemma, and the recipe around it with a real child."""
 
 import json
-import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from app.ml.model_store import ModelStore
 from app.ml.spec import resolve_spec
 from tests.fixtures.queue import RecordingDoorbell, insert_file, must_claim, read_job
 from tests.fixtures.tiny import TINY, make_tiny_store
+from tests.fixtures.worker import worker_context
 from worker import tasks
 from worker.assignment import Assignment
 from worker.child import finetune
-from worker.context import WorkerContext
 from worker.evaluation_child import evaluate
 from worker.line import Line
 from worker.messages import Answered, CheckpointWritten, Finished, Message, Stopped
@@ -249,20 +248,7 @@ def test_a_killed_evaluation_keeps_its_rows_and_ends_with_all_of_them(engine: En
     with unit_of_work(engine) as session:
         assert service.keep_rows(session, lease, [replace(row, question="kept") for row in line.rows])
         leases.interrupt(session, lease, reason="killed.")
-    context = WorkerContext(
-        engine=engine,
-        blobs=blobs,
-        store=store,
-        work_dir=work,
-        owner="worker-2",
-        lease_s=60,
-        stop_grace_s=10,
-        keep_checkpoints=1,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    context = worker_context(engine, work, blobs=blobs, store=store, work_dir=work, owner="worker-2", stop_grace_s=10)
 
     tasks.run(context, must_claim(engine))
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from app.ml.spec import FinetuneSpec
 from tests.app.ml.engine.training_help import FAST, load, publish, run
 from tests.fixtures.queue import RecordingDoorbell, insert_adapter, must_claim, read_job
 from tests.fixtures.tiny import TINY, make_tiny_store
+from tests.fixtures.worker import worker_context
 from worker import tasks
 from worker.assignment import OUTPUT, Assignment
 from worker.context import WorkerContext
@@ -183,21 +183,7 @@ def context(engine: Engine, store: ModelStore, adapter: Path, tmp_path: Path) ->
     blobs.put_folder(adapter_key(verify_folder(adapter)), Path(shutil.copytree(adapter, work / "adapter")))
     converter = tmp_path / "converter.py"
     converter.write_text(CONVERTER)
-    yield WorkerContext(
-        engine=engine,
-        blobs=blobs,
-        store=store,
-        work_dir=work,
-        owner="worker-1",
-        lease_s=60,
-        stop_grace_s=10,
-        keep_checkpoints=1,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-        gguf_converter=converter,
-    )
+    yield worker_context(engine, tmp_path, blobs=blobs, store=store, stop_grace_s=10, gguf_converter=converter)
 
 
 def queue_export(context: WorkerContext, wanted: ExportFormat, checksum: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -13,9 +12,9 @@ from app.ml.adapter_card import read_card
 from app.ml.spec import resolve_spec
 from tests.fixtures.queue import insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import TINY, make_tiny_store
+from tests.fixtures.worker import worker_context
 from worker.assignment import Assignment, read_assignment, write_assignment
 from worker.child import finetune
-from worker.context import WorkerContext
 from worker.finetune import _assignment
 from worker.line import Line
 from worker.messages import Finished
@@ -32,20 +31,7 @@ def test_the_adapter_may_answer_with_the_job_s_extra_codes(engine: Engine, tmp_p
     blobs.put_file(f"files/{file_id}", rows)
     spec = resolve_spec({"preset": "quick", "lora_rank": 4, "n_epochs": 1, "precision": "fp32"})
     job_id = insert_job(engine, training_file_id=file_id, spec=spec.to_mapping(), extra_codes=["取消方式_7", "9.9"])
-    context = WorkerContext(
-        engine=engine,
-        blobs=blobs,
-        store=make_tiny_store(tmp_path / "models"),
-        work_dir=folder,
-        owner="worker-1",
-        lease_s=60,
-        stop_grace_s=1,
-        keep_checkpoints=1,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    context = worker_context(engine, tmp_path, blobs=blobs, store=make_tiny_store(tmp_path / "models"))
     write_assignment(folder, _assignment(context, must_claim(engine), read_job(engine, job_id), folder))
     assignment: Assignment = read_assignment(folder)
     assert (assignment.base_model, assignment.extra_codes) == (TINY, ["取消方式_7", "9.9"])

@@ -1,19 +1,18 @@
 """Which checkpoints a worker keeps, and what becomes of the others' files."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
-from app.blobs.local import LocalBlobStore
 from app.db.unit_of_work import read_only, unit_of_work
 from app.durable import seal_folder
 from app.jobs import leases, repository
 from app.jobs.leases import Lease
 from tests.fixtures.queue import insert_job, must_claim
 from tests.fixtures.tiny import make_tiny_store
+from tests.fixtures.worker import worker_context
 from worker.context import WorkerContext
 from worker.finetune import _keep_checkpoint, _newest_whole_checkpoint
 from worker.messages import CheckpointWritten
@@ -21,20 +20,7 @@ from worker.messages import CheckpointWritten
 
 @pytest.fixture
 def context(engine: Engine, tmp_path: Path) -> WorkerContext:
-    return WorkerContext(
-        engine=engine,
-        blobs=LocalBlobStore(tmp_path / "blobs"),
-        store=make_tiny_store(tmp_path / "models"),
-        work_dir=tmp_path,
-        owner="worker-1",
-        lease_s=60,
-        stop_grace_s=1,
-        keep_checkpoints=2,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    return worker_context(engine, tmp_path, store=make_tiny_store(tmp_path / "models"), work_dir=tmp_path, keep_checkpoints=2)
 
 
 def write(context: WorkerContext, lease: Lease, step: int, **metrics: Any) -> None:

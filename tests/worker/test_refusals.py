@@ -1,7 +1,6 @@
 """What the training process refuses, and how it stands in the job afterwards."""
 
 import os
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from app.ml.spec import resolve_spec
 from tests.app.ml.engine.training_help import CPU
 from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import make_tiny_store
+from tests.fixtures.worker import worker_context
 from worker.assignment import Assignment
 from worker.child import finetune
 from worker.context import WorkerContext
@@ -91,20 +91,7 @@ def test_what_cannot_fit_into_the_memory_limit_is_refused(tmp_path: Path) -> Non
 
 
 def a_context(engine: Engine, blobs: LocalBlobStore, place: Path) -> WorkerContext:
-    return WorkerContext(
-        engine=engine,
-        blobs=blobs,
-        store=make_tiny_store(place / "models"),
-        work_dir=place / "work",
-        owner="worker-1",
-        lease_s=60,
-        stop_grace_s=10,
-        keep_checkpoints=1,
-        threads=1,
-        devices_per_job=1,
-        memory_limit_gib=None,
-        stopping=threading.Event(),
-    )
+    return worker_context(engine, place, blobs=blobs, store=make_tiny_store(place / "models"), stop_grace_s=10)
 
 
 @pytest.mark.integration

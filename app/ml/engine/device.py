@@ -60,11 +60,6 @@ def cpu_device() -> torch.device:
     return torch.device("cpu")
 
 
-def visible_devices() -> int:
-    """Returns how many GPUs this process sees; 1 where it has but a CPU."""
-    return max(1, torch.cuda.device_count())
-
-
 def device_facts(device: torch.device) -> DeviceFacts:
     """Describes a device without allocating on it."""
     if device.type != "cuda":
@@ -146,11 +141,6 @@ def free_memory_bytes(device: torch.device) -> int:
 def dtype_name(dtype: torch.dtype) -> str:
     """Returns `bf16` or `fp32`."""
     return "bf16" if dtype == torch.bfloat16 else "fp32"
-
-
-def dtype_of(name: str) -> torch.dtype:
-    """Returns the dtype that `dtype_name` named."""
-    return torch.bfloat16 if name == "bf16" else torch.float32
 
 
 def arithmetic(network: Any) -> AbstractContextManager[Any]:

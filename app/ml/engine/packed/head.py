@@ -12,7 +12,7 @@ import torch
 from torch.autograd import Function
 from torch.nn.functional import linear
 
-from app.ml.engine.objective import Objective, choice_losses, focal_losses, focal_slopes
+from app.ml.engine.objective import focal_losses, focal_slopes
 from app.ml.engine.packed.fused import Passes
 
 # Logits of one slice: 256 MiB in 16 bit, and as a matrix product large enough for any card.
@@ -66,19 +66,6 @@ def summed_cross_entropy(
     """
     loss: torch.Tensor = _SummedLoss.apply(hidden, weight, labels, softcap, focal_gamma, passes)
     return loss
-
-
-def summed_choice_loss(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    labels: torch.Tensor,
-    allowed: torch.Tensor,
-    soft: torch.Tensor | None,
-    softcap: float | None,
-    objective: Objective,
-) -> torch.Tensor:
-    """Returns the summed loss as an fp32 scalar, for `hidden` [S, D] and a frozen fp32 `weight` [C, D]; see `choice_losses`."""
-    return choice_losses(choice_logits(hidden, weight, softcap), labels, allowed, objective, soft)
 
 
 def choice_logits(hidden: torch.Tensor, weight: torch.Tensor, softcap: float | None) -> torch.Tensor:

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from app.ml.engine.objective import CROSS_ENTROPY, Objective
+from app.ml.engine.objective import CROSS_ENTROPY, Objective, choice_losses
 from app.ml.engine.packed.anatomy import Anatomy, find_anatomy, rotary_of
 from app.ml.engine.packed.attention import attend
 from app.ml.engine.packed.fused import Passes, passes_for
 from app.ml.engine.packed.gating import gated
-from app.ml.engine.packed.head import choice_logits, summed_choice_loss, summed_cross_entropy
+from app.ml.engine.packed.head import choice_logits, summed_cross_entropy
 from app.ml.engine.packed.norms import add_norm, gain_of, head_norm, rms_norm
 from app.ml.engine.packed.packs import PackedRows
 from app.ml.engine.packed.projection import Projection, stack_projections
@@ -97,10 +97,10 @@ class PackedNetwork:
 
     def summed_loss(self, rows: PackedRows) -> torch.Tensor:
         """Returns the sum over trained tokens of the objective's loss, as an fp32 scalar."""
-        final, softcap, objective = self._final_states(rows), self._anatomy.head_softcap, self._objective
+        objective = self._objective
         if rows.allowed is not None:
-            head = self._choice_head
-            return summed_choice_loss(final, head, rows.labels, rows.allowed, rows.soft, softcap, objective)
+            return choice_losses(self.choice_logits(rows), rows.labels, rows.allowed, objective, rows.soft)
+        final, softcap = self._final_states(rows), self._anatomy.head_softcap
         return summed_cross_entropy(final, self._head, rows.labels, softcap, self._passes, focal_gamma=objective.focal_gamma)
 
     def choice_logits(self, rows: PackedRows) -> torch.Tensor:
