@@ -12,7 +12,8 @@ LOOK_TASK = "jobs.look"
 QUEUE = "gpu"
 
 _log = structlog.get_logger()
-_BROKER_AWAY = (ChannelError, OperationalError, RedisError, OSError)
+_BROKER_AWAY = (OperationalError, RedisError, OSError)
+_NO_SUCH_QUEUE = "404"  # AMQP 0-9-1's reply code not-found; kombu's Redis transport writes it as text
 # A health check asks, and its asker waits 5 s at most; kombu would try for 6.
 _ONE_TRY = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 _BELLS = Counter("dianda_bells_total", "Bells rung after a commit.", ["outcome"])
@@ -98,7 +99,7 @@ class CeleryDoorbell:
         try:
             with self._celery.connection_for_write(transport_options=_ONE_TRY) as connection:
                 return int(connection.default_channel.queue_declare(QUEUE, passive=True).message_count)
-        except _BROKER_AWAY as error:
-            if "404" in str(error) or "NOT_FOUND" in str(error):
-                return 0
+        except ChannelError as error:
+            return 0 if str(error.reply_code) == _NO_SUCH_QUEUE else None
+        except _BROKER_AWAY:
             return None

@@ -1,3 +1,4 @@
+import socket
 import time
 
 import pytest
@@ -17,6 +18,16 @@ def test_a_broker_that_is_away_is_told_before_a_health_check_gives_up(lonely: Ce
 
     assert lonely.waiting() is None
     assert time.monotonic() - started < 2
+
+
+def test_a_broker_that_is_away_on_a_port_with_404_in_it_is_not_an_empty_queue() -> None:
+    for port in (40404, 14041, 4040, 34404):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                continue  # somebody listens there
+        assert CeleryDoorbell(make_celery(f"redis://127.0.0.1:{port}/0")).waiting() is None
+        return
+    pytest.fail("somebody listens on every port that was tried")
 
 
 def test_ringing_a_broker_that_is_away_neither_raises_nor_hangs(lonely: CeleryDoorbell) -> None:
