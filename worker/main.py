@@ -1,10 +1,10 @@
 """The worker process: `celery -A worker.main worker`. One slot, prefork, never solo; never imports torch or FastAPI."""
 
-import multiprocessing
 import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from app.logs import configure_logs
 from app.parent_death import die_with_parent
 from app.settings import Settings
 from worker.context import WorkerContext, open_context
+from worker.shared_flag import SharedFlag
 from worker.slot_stop import SlotStop
 from worker.tasks import look
 
@@ -27,7 +28,7 @@ _settings = Settings()
 _OWNER = f"{socket.gethostname()}-{os.getpid()}"
 _MAIN_PID = os.getpid()
 # Made before the pool forks, so that the main process can tell the slot's process to checkpoint and stop.
-_stopping = multiprocessing.Event()
+_stopping = SharedFlag()
 _context: WorkerContext | None = None
 _slot = SlotStop(_stopping)
 
@@ -72,4 +73,4 @@ def _say_alive_forever() -> None:
                 repository.say_alive(session, _OWNER, facts)
         except SQLAlchemyError as error:
             _log.warning("sign_of_life_missed", error=type(error).__name__)
-        _stopping.wait(_settings.lease_s / 4)
+        time.sleep(_settings.lease_s / 4)

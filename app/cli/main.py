@@ -2,7 +2,7 @@
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -49,6 +49,7 @@ _COMMANDS_OF_DATA: tuple[Callable[..., None], ...] = (files.upload, files.show, 
 for _command in _COMMANDS_OF_DATA:
     data_cli.command()(_command)
 _console = Console(stderr=True, highlight=False)
+_LOOKED_EVERY_S = 0.2
 
 
 @cli.callback()
@@ -88,10 +89,14 @@ def up(
 ) -> None:
     """Starts the whole product on this machine; Ctrl-C stops it, SIGHUP replaces its processes one after another."""
     settings = Settings()
-    stop, renew = threading.Event(), threading.Event()
+    # No events: a signal that comes while this thread holds an event's lock would wait for it for ever.
+    told: set[int] = set()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        (renew if number == signal.SIGHUP else stop).set()
+        told.add(number)
+
+    def is_stopped() -> bool:
+        return bool(told & {signal.SIGINT, signal.SIGTERM})
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, on_signal)
@@ -108,7 +113,7 @@ def up(
             with ApiClient(stack.url) as client, _console.status("Starting …") as status:
 
                 def on_waiting(parts: str) -> None:
-                    if stop.is_set():
+                    if is_stopped():
                         raise ApiError("Stopped before everything was ready.")
                     status.update(f"Waiting for {parts} …")
 
@@ -119,9 +124,10 @@ def up(
                     _console.print(f"[yellow]{error}[/yellow]")
             _console.print(f"Data in {settings.data_dir}, logs in {stack.logs}.")
             _console.print(access_banner(settings))
-            while not stop.wait(1.0):
-                if renew.is_set():
-                    renew.clear()
+            while not is_stopped():
+                time.sleep(_LOOKED_EVERY_S)
+                if signal.SIGHUP in told:
+                    told.discard(signal.SIGHUP)
                     _restart(stack)
                 for name in stack.restart_dead():
                     _console.print(f"[yellow]{name} had died and was started again; its log: {stack.logs / name}.log[/yellow]")
