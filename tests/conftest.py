@@ -21,7 +21,12 @@ settings.load_profile("dianda")
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps the developer's own DIANDA_… variables out of the tests."""
+    """Keeps the developer's own DIANDA_… variables out of the tests, and the width of their terminal."""
     for name in list(os.environ):
-        if name.startswith("DIANDA_"):
+        if name.startswith("DIANDA_") or name == "COLUMNS":
             monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the integration tier first: its files run longest, and a long file begun last would leave all but one process idle."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)

@@ -1,6 +1,7 @@
 """The embedded profile: redis-server, api, answerer and worker as processes of one command."""
 
 import os
+import random
 import select
 import shutil
 import signal
@@ -23,6 +24,7 @@ from app.settings import Settings
 _RESTART_PAUSE_S = 2.0
 _START_S = 120.0
 _STOP_ORDER = ("worker", "api", "answerer", "redis")
+_SERVERS_PORTS = range(20_000, 32_768)
 # Connections that wait for an api; the kernel may allow fewer (net.core.somaxconn).
 _BACKLOG = 2048
 
@@ -328,10 +330,15 @@ def _short_socket_path(wished: Path) -> Path:
 
 def free_port() -> int:
     """Returns a port on loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # Below those that Linux gives to outgoing connections, which could take the port before its server does.
+    for port in random.sample(_SERVERS_PORTS, len(_SERVERS_PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"every port from {_SERVERS_PORTS.start} to {_SERVERS_PORTS.stop - 1} is taken")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -26,8 +26,9 @@ from app.answers.backend import (
 from app.answers.backends.answerer import AnswererBackend, RefusedByAnswerer
 from app.answers.backends.answerers import AnswererPool
 from app.answers.backends.scripted import ScriptedBackend
+from app.cli.stack import free_port
 from app.errors import AppError, Internal
-from tests.fixtures.api import free_port, make_settings, serving
+from tests.fixtures.api import make_settings, serving
 from tests.fixtures.openai_engine import scripted_engine
 from tests.fixtures.tiny import TINY, write_tiny_model
 from tests.fixtures.upstream import make_upstream_backend, make_upstream_store

@@ -12,6 +12,7 @@ from app.answers.backend import AnswererUnavailable, AnswerRequest, AnswerResult
 from app.answers.backends.openai_upstream import ModelNotUpstream, OpenAIUpstreamBackend
 from app.answers.model_names import ModelNames
 from app.blobs.keys import adapter_key
+from app.cli.stack import free_port
 from app.db.engine import make_engine
 from app.errors import AppError, Internal
 from app.main import build_answer_backend
@@ -20,7 +21,7 @@ from app.ml.codes import AnswerMode
 from app.ml.errors import AdapterMismatch, PromptTooLong
 from app.ml.tokens import load_tokenizer
 from app.settings import Settings
-from tests.fixtures.api import free_port, make_settings
+from tests.fixtures.api import make_settings
 from tests.fixtures.openai_engine import ScriptedEngine, scripted_engine
 from tests.fixtures.tiny import BOS, TINY
 from tests.fixtures.upstream import UpstreamStores, make_upstream_backend, make_upstream_store

@@ -9,10 +9,11 @@ import typer
 
 from app.cli.client import ApiClient
 from app.cli.following import curve
+from app.cli.stack import free_port
 from app.cli.training import parse_words
 from app.jobs.leases import Lease
 from tests.app.cli.terminal import Dianda, dialect, fail, train, worker
-from tests.fixtures.api import BASE, Api, alpaca, free_port, serving
+from tests.fixtures.api import BASE, Api, alpaca, serving
 from tests.fixtures.queue import insert_job, read_job
 
 __all__ = ["dialect"]

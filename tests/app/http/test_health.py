@@ -6,11 +6,12 @@ from fastapi.testclient import TestClient
 
 from app.answers.backends.answerer import AnswererBackend
 from app.answers.backends.scripted import ScriptedBackend
+from app.cli.stack import free_port
 from app.db.unit_of_work import unit_of_work
 from app.jobs import repository
 from app.jobs.states import JobStatus
 from app.main import create_app
-from tests.fixtures.api import BASE, WEIGHTLESS, Api, free_port, make_settings, running_api
+from tests.fixtures.api import BASE, WEIGHTLESS, Api, make_settings, running_api
 from tests.fixtures.db import Databases
 from tests.fixtures.queue import RecordingDoorbell, insert_job
 

@@ -3,8 +3,8 @@ import time
 
 import pytest
 
+from app.cli.stack import free_port
 from app.jobs.queue import CeleryDoorbell, make_celery
-from tests.fixtures.api import free_port
 
 
 @pytest.fixture
