@@ -6,7 +6,7 @@ import mmap
 class SharedFlag:
     """One byte that every process forked after its making sees.
 
-    No lock, unlike `multiprocessing.Event`: a signal's handler sets it, and a second signal may come while the first one's does, or
+    No lock, unlike `multiprocessing.Event`: a signal's handler sets it, and a second one may come while the first one's does, or
     a process may be killed while it looks. Either would leave a lock held for ever.
     """
 
