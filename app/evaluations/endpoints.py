@@ -31,6 +31,7 @@ def make_router(*, max_unfinished: int) -> APIRouter:
             max_rows=body.max_rows,
             threshold=body.threshold,
             precision=body.precision,
+            decide_by=body.decide_by,
             store=store,
             bell=request.app.state.bell,
             max_unfinished=max_unfinished,

@@ -16,6 +16,7 @@ from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, move
+from app.ml.codes import DecideBy
 from app.ml.evaluated_rows import EvaluatedRow
 from app.ml.model_store import ModelStore
 
@@ -32,17 +33,19 @@ class EvaluationPlan:
     max_rows: int | None
     threshold: float | None
     precision: float | None
+    decide_by: DecideBy = "answer"
     version: int = 1
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "EvaluationPlan":
-        """Reads a job's spec; those of before had no checkpoint and no wishes."""
+        """Reads a job's spec; those of before had no checkpoint, or not all wishes."""
         return cls(
             adapter_checksum=spec["adapter_checksum"],
             checkpoint=spec.get("checkpoint"),
             max_rows=spec["max_rows"],
             threshold=spec.get("threshold"),
             precision=spec.get("precision"),
+            decide_by=spec.get("decide_by", "answer"),
         )
 
 
@@ -57,6 +60,7 @@ def create(
     max_unfinished: int,
     threshold: float | None = None,
     precision: float | None = None,
+    decide_by: DecideBy = "answer",
 ) -> Evaluation:
     """Queues an evaluation of what `model` stands for now; a later move of an alias does not touch it.
 
@@ -64,11 +68,13 @@ def create(
 
     Raises:
         NotFound: no such model or file.
-        InvalidInput: both a threshold and a precision are wished.
+        InvalidInput: two wishes do not go together.
         QueueFull: the queue's limit is reached.
     """
     if threshold is not None and precision is not None:
         raise InvalidInput("A precision brings its own threshold. Send one of the two.", param="precision")
+    if decide_by != "answer" and precision is not None:
+        raise InvalidInput("A precision is promised of the likeliest answer. Leave decide_by out.", param="decide_by")
     checkpoint_id: str | None = None
     if model.startswith(CHECKPOINT_PREFIX):
         checkpoint = job_rows.get_checkpoint(session, model)
@@ -83,6 +89,7 @@ def create(
         max_rows=max_rows,
         threshold=threshold,
         precision=precision,
+        decide_by=decide_by,
     )
     job = jobs.create_on_model(
         session,

@@ -74,6 +74,8 @@ def test_an_evaluation_keeps_what_its_alias_stood_for(api: Api) -> None:
         ({"model": "ftckpt-none"}, 404, "model"),
         ({"threshold": 0.5, "precision": 0.9}, 400, "precision"),
         ({"precision": 1.0}, 422, "precision"),
+        ({"decide_by": "chance"}, 422, "decide_by"),
+        ({"decide_by": "set", "precision": 0.9}, 400, "decide_by"),
     ],
 )
 def test_a_wrong_request_is_refused_and_queues_nothing(api: Api, fields: dict[str, Any], status: int, param: str) -> None:
@@ -200,6 +202,22 @@ def test_a_wished_precision_is_kept_for_the_worker(api: Api) -> None:
     body = post(api, precision=0.9).json()
 
     assert (body["precision"], body["threshold"]) == (0.9, None)
+
+
+def test_how_answers_are_chosen_is_kept_for_the_worker(api: Api) -> None:
+    plain, chosen = post(api).json(), post(api, decide_by="expected_f1").json()
+
+    assert (plain["decide_by"], chosen["decide_by"]) == ("answer", "expected_f1")
+    assert read_job(api.engine, chosen["job"]).spec["decide_by"] == "expected_f1"
+
+
+def test_an_evaluation_of_before_there_was_a_choice_took_the_likeliest_answers(api: Api) -> None:
+    body = post(api).json()
+    with unit_of_work(api.engine) as session:
+        job = session.get_one(Job, body["job"])
+        job.spec = {name: value for name, value in job.spec.items() if name != "decide_by"}
+
+    assert api.client.get(f"/v1/evaluations/{body['id']}").json() == body
 
 
 def test_a_fenced_worker_publishes_no_metrics(api: Api) -> None:

@@ -124,6 +124,14 @@ class TestRefusals:
 
         assert put(api, to=adapters[1], gate={"file": file_id}).status_code == 200
 
+    def test_an_evaluation_that_chose_its_answers_otherwise_judges_nothing(
+        self, api: Api, adapters: tuple[str, str], file_id: str
+    ) -> None:
+        evaluate(api, adapters[0], file_id, right(40))
+        evaluate(api, adapters[1], file_id, right(40), decide_by="set")
+
+        assert put(api, to=adapters[1], gate={"file": file_id}).json()["error"]["code"] == "evaluation_missing"
+
 
 class TestForce:
     def test_a_worse_adapter_is_forced_with_a_reason_and_the_history_says_so(
