@@ -9,9 +9,19 @@ from app.experiments.comparison import compare, comparison_csv, comparison_mappi
 from app.experiments.report import report_html
 from app.experiments.schemas import CreateExperiment, ExperimentObject
 from app.experiments.starting import start_experiment
-from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.dependencies import (
+    AfterParam,
+    BlobsDep,
+    EngineDep,
+    IdempotencyKeyParam,
+    LimitParam,
+    ReadingDep,
+    StoreDep,
+    TransactionDep,
+)
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
+from app.jobs.idempotency import CreationKey
 
 # The report holds its own style and pictures, and nothing that runs or loads.
 _REPORT_HEADERS = {
@@ -26,11 +36,20 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
 
     @router.post("")
     def create_experiment(
-        request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, body: CreateExperiment
+        request: Request,
+        engine: EngineDep,
+        store: StoreDep,
+        blobs: BlobsDep,
+        body: CreateExperiment,
+        idempotency_key: IdempotencyKeyParam = None,
     ) -> ExperimentObject:
-        """Queues a training job for each arm; each is evaluated on the test file as soon as it is trained."""
+        """Queues a training job for each arm; each is evaluated on the test file as soon as it is trained.
+
+        The same `Idempotency-Key` with the same body gives the same experiment.
+        """
         return start_experiment(
             body,
+            key=CreationKey.find(idempotency_key, body),
             engine=engine,
             store=store,
             blobs=blobs,

@@ -7,6 +7,7 @@ from app.errors import Conflict
 from app.exports import repository
 from app.exports.models import Export
 from app.ids import new_id
+from app.jobs import idempotency
 from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
@@ -80,6 +81,7 @@ def delete(session: Session, export_id: str) -> str | None:
     if job.status not in TERMINAL:
         raise Conflict(f"Export {export_id!r} is {job.status}. Cancel it first, or wait for its end.")
     session.refresh(export)
+    idempotency.forget(session, export)
     session.delete(export)
     session.flush()
     return export.blob_key
