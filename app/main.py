@@ -71,6 +71,7 @@ from app.jobs.retention import JobRetention
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions import gate
 from app.promotions.endpoints import router as promotions_router
 from app.route_scopes import ROUTE_SCOPES
 from app.settings import Settings
@@ -164,9 +165,10 @@ def create_app(
         log=answer_log,
         pauses=pauses,
     )
-    # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
+    # Who may need a file, an adapter, an evaluation: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
     app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
+    app.state.evaluation_users = (experiment_rows.find_user_of_evaluation, gate.find_user_of_evaluation)
     app.add_middleware(StrictJson)
     app.add_middleware(
         RequestLimits,

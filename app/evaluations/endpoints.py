@@ -1,9 +1,11 @@
-"""`/v1/evaluations`: create, list, get, cancel, rows."""
+"""`/v1/evaluations`: create, list, get, cancel, rows, delete."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.errors import InvalidInput
 from app.evaluations import repository, service
 from app.evaluations.models import Evaluation
@@ -11,6 +13,7 @@ from app.evaluations.schemas import CreateEvaluation, EvaluationObject, Evaluati
 from app.http.dependencies import AfterParam, IdempotencyKeyParam, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
+from app.http.schemas import Deleted
 from app.jobs import service as jobs
 from app.jobs.idempotency import CreationKey, create_once
 from app.jobs.repository import EVALUATION
@@ -86,6 +89,13 @@ def make_router(*, max_unfinished: int) -> APIRouter:
             limit=limit,
         )
         return ListPage.of([EvaluationRowObject.of(row) for row in rows], has_more=has_more)
+
+    @router.delete("/{evaluation_id}")
+    def delete_evaluation(request: Request, caller: CallerDep, session: TransactionDep, evaluation_id: str) -> Deleted:
+        """Deletes an evaluation with its rows; 409 before its end, and while an experiment or an alias's gate needs it."""
+        gone = service.delete(session, evaluation_id, users_of=request.app.state.evaluation_users)
+        audit.record(session, caller, "evaluation.deleted", gone.id, details={"model": gone.model, "file": gone.file_id})
+        return Deleted(id=gone.id, object="evaluation")
 
     return router
 

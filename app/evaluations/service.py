@@ -1,16 +1,17 @@
 """What may be done with evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.adapters.service import resolve
-from app.errors import InvalidInput
+from app.errors import Conflict, InvalidInput
 from app.evaluations import repository
 from app.evaluations.models import Evaluation
 from app.ids import new_id
+from app.jobs import orders
 from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
@@ -107,6 +108,25 @@ def create(
     )
     session.add(evaluation)
     session.flush()
+    return evaluation
+
+
+def delete(session: Session, evaluation_id: str, *, users_of: Iterable[Callable[[Session, str], str | None]]) -> Evaluation:
+    """Removes an evaluation with its rows and its job, and returns what it was.
+
+    Raises:
+        NotFound: no such evaluation.
+        Conflict: its job has not ended, or a gate or an experiment needs it; the message names who.
+    """
+    evaluation = repository.get(session, evaluation_id)
+    job = orders.lock_ended(session, evaluation)
+    for find_user in users_of:
+        if (user := find_user(session, evaluation_id)) is not None:
+            raise Conflict(
+                f"Evaluation {evaluation_id!r} is in use by {user}. First delete the experiment, or evaluate the gate's adapter "
+                "on its file again."
+            )
+    orders.delete(session, evaluation, job)
     return evaluation
 
 
