@@ -6,8 +6,8 @@ import mmap
 class SharedFlag:
     """One byte that every process forked after its making sees.
 
-    No lock, unlike `multiprocessing.Event`: a signal's handler sets it, and a second signal may come while the first one's does, or
-    a process may be killed while it looks. Either would leave a lock held for ever.
+    No lock, unlike `multiprocessing.Event`: a signal's handler sets it, and a second signal may come while the first one's does,
+    or a process may be killed while it looks. Either would leave a lock held for ever.
     """
 
     def __init__(self) -> None:
