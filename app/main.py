@@ -142,6 +142,9 @@ def create_app(
         summary="Customer questions in, category codes out.",
         version="0.1.0",
         lifespan=lifespan,
+        # The console has pages of both kinds that load nothing from elsewhere.
+        docs_url=None,
+        redoc_url=None,
         form_limits={"max_files": 1, "max_fields": 16},
         # What generated clients call their methods.
         generate_unique_id_function=attrgetter("name"),

@@ -13,7 +13,6 @@ _EVERYBODY: tuple[tuple[str, str], ...] = (
     # The description of a program whose source anybody may read.
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
-    ("GET", "/docs/oauth2-redirect"),
     ("GET", "/redoc"),
     ("GET", "/console/static/{version}/{name}"),
     ("GET", "/console/login"),
