@@ -71,6 +71,7 @@ from app.jobs.retention import JobRetention
 from app.jobs.sweeping import sweep
 from app.logs import configure_logs
 from app.ml.model_store import ModelStore, how_to_import
+from app.promotions import gate
 from app.promotions.endpoints import router as promotions_router
 from app.route_scopes import ROUTE_SCOPES
 from app.settings import Settings
@@ -141,6 +142,9 @@ def create_app(
         summary="Customer questions in, category codes out.",
         version="0.1.0",
         lifespan=lifespan,
+        # The console has pages of both kinds that load nothing from elsewhere.
+        docs_url=None,
+        redoc_url=None,
         form_limits={"max_files": 1, "max_fields": 16},
         # What generated clients call their methods.
         generate_unique_id_function=attrgetter("name"),
@@ -164,9 +168,10 @@ def create_app(
         log=answer_log,
         pauses=pauses,
     )
-    # Who may need a file or an adapter: asked before a deletion, so that datasets need not know jobs.
+    # Who may need a file, an adapter, an evaluation: asked before a deletion, so that datasets need not know jobs.
     app.state.file_users = (job_rows.find_unfinished_user_of_file, experiment_rows.find_unfinished_user_of_file)
     app.state.adapter_users = (job_rows.find_unfinished_user_of_adapter, experiment_rows.find_unfinished_user_of_adapter)
+    app.state.evaluation_users = (experiment_rows.find_user_of_evaluation, gate.find_user_of_evaluation)
     app.add_middleware(StrictJson)
     app.add_middleware(
         RequestLimits,

@@ -13,7 +13,6 @@ _EVERYBODY: tuple[tuple[str, str], ...] = (
     # The description of a program whose source anybody may read.
     ("GET", "/openapi.json"),
     ("GET", "/docs"),
-    ("GET", "/docs/oauth2-redirect"),
     ("GET", "/redoc"),
     ("GET", "/console/static/{version}/{name}"),
     ("GET", "/console/login"),
@@ -64,6 +63,7 @@ _TRAIN: tuple[tuple[str, str], ...] = (
     ("GET", "/v1/evaluations/{evaluation_id}"),
     ("POST", "/v1/evaluations/{evaluation_id}/cancel"),
     ("GET", "/v1/evaluations/{evaluation_id}/rows"),
+    ("DELETE", "/v1/evaluations/{evaluation_id}"),
     ("POST", "/v1/experiments"),
     ("GET", "/v1/experiments"),
     ("GET", "/v1/experiments/{experiment_id}"),
@@ -71,6 +71,7 @@ _TRAIN: tuple[tuple[str, str], ...] = (
     ("GET", "/v1/experiments/{experiment_id}/comparison"),
     ("GET", "/v1/experiments/{experiment_id}/comparison.csv"),
     ("GET", "/v1/experiments/{experiment_id}/report"),
+    ("DELETE", "/v1/experiments/{experiment_id}"),
     ("POST", "/v1/exports"),
     ("GET", "/v1/exports"),
     ("GET", "/v1/exports/{export_id}"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
 from app.answers.fallback import fallback_reason
 from app.ml.adapter_card import AdapterCard, read_card, write_card
+from app.ml.codes import DecideBy
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import MAX_ALTERNATIVES, Ask, EngineAnswer
 from app.ml.engine.device import device_facts
@@ -50,7 +51,13 @@ class Examined:
     training: TrainingKnowledge | None
     is_calibrated: bool
     wishes: Mapping[str, Any]
-    """The evaluation's plan: `threshold` and `precision`; a benchmark's `decide_by`, over the widest beam."""
+    """The evaluation's plan: `threshold`, `precision`, and `decide_by` over the widest beam."""
+
+    @property
+    def decide_by(self) -> DecideBy:
+        """What the best of a beam's answers is; a benchmark may wish for nothing."""
+        wished: DecideBy = self.wishes.get("decide_by", "answer")
+        return wished
 
 
 def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
@@ -80,7 +87,8 @@ def evaluate(assignment: Assignment, folder: Path, line: "Line") -> Message:
         "questions_at_once": at_once,
         "device": device_facts(base.device).name,
         "arithmetic": base.precision,
-        "is_calibrated": examined.is_calibrated,
+        # What was found out of single orders of codes promises nothing of sets.
+        "is_calibrated": examined.is_calibrated and examined.decide_by == "answer",
         "training_known_from": None if examined.training is None else examined.training.source,
     }
     return Finished({"metrics": measure(sorted(rows, key=lambda row: row.row)) | facts})
@@ -93,7 +101,7 @@ def answer_rows(examined: Examined, examples: Sequence[Example]) -> list[Evaluat
         DatasetFormatError: a question is longer than the answerer takes.
     """
     engine, precision = examined.engine, examined.wishes.get("precision")
-    decide_by = examined.wishes.get("decide_by", "answer")
+    decide_by = examined.decide_by
     alternatives = 0 if decide_by == "answer" else MAX_ALTERNATIVES
     ended: dict[int, float] = {}
     started, futures = [], []

@@ -1,4 +1,4 @@
-"""The log of admin acts: a row in the act's own transaction, so that neither is there without the other."""
+"""The log of admin acts and deleted measurements: a row in the act's own transaction; neither is there without the other."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ class ApiKey(Base):
 
 
 class AuditEntry(Base):
-    """One act that needs the scope admin."""
+    """One act that needs the scope admin, or a deletion of what was measured."""
 
     __tablename__ = "audit_log"
 

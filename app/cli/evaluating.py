@@ -24,6 +24,9 @@ def evaluate(
     max_rows: MaxRowsOption = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Hand over below this confidence.")] = None,
     precision: Annotated[float | None, typer.Option(help="Wished share of right answers among those not handed over.")] = None,
+    decide_by: Annotated[
+        str | None, typer.Option(help="What is best among the beam's answers: answer, set or expected_f1.")
+    ] = None,
     wrong: Annotated[int, typer.Option(min=0, max=1000, help="Show so many wrong rows.")] = 5,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the evaluation and return at once.")] = False,
     url: UrlOption = None,
@@ -31,7 +34,7 @@ def evaluate(
 ) -> None:
     """Answers a file's questions with a model and holds the answers against the file's."""
     with talking(url, as_json=as_json) as (client, terminal):
-        asked = {"max_rows": max_rows, "threshold": threshold, "precision": precision}
+        asked = {"max_rows": max_rows, "threshold": threshold, "precision": precision, "decide_by": decide_by}
         body = {"model": model, "file": file_id_of(client, terminal, file, purpose="evals")}
         posted = client.post("/v1/evaluations", {**body, **{name: value for name, value in asked.items() if value is not None}})
         if detach:
@@ -103,7 +106,8 @@ def _evaluation_of(client: ApiClient, terminal: Terminal, model: str, file_id: s
     named = model if model.startswith("ftckpt-") else str(client.get(f"/v1/models/{model}")["id"])
     for one in client.pages("/v1/evaluations", most=_RECENT_EVALUATIONS):
         name = one["checkpoint"] or one["adapter"] or one["base_model"]
-        is_usable = one["status"] == "succeeded" or one["status"] not in ENDED
+        # One that chose its answers otherwise would tell of the choice as much as of the model.
+        is_usable = one["decide_by"] == "answer" and (one["status"] == "succeeded" or one["status"] not in ENDED)
         if is_usable and (name, one["file"], one["max_rows"]) == (named, file_id, max_rows):
             return wait_for_evaluation(client, terminal, one)
     body = {"model": named, "file": file_id, **({} if max_rows is None else {"max_rows": max_rows})}

@@ -131,6 +131,13 @@ def cancel(experiment: ExperimentArgument, url: UrlOption = None, as_json: JsonO
 
 
 @experiments_cli.command()
+def delete(experiment: ExperimentArgument, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Deletes an experiment that is over; its jobs, adapters, evaluations and files stay."""
+    with talking(url, as_json=as_json) as (client, terminal):
+        terminal.result(client.delete(f"{_PATH}/{experiment}"), f"{experiment} is deleted.")
+
+
+@experiments_cli.command()
 def report(
     experiment: ExperimentArgument,
     to: Annotated[Path, typer.Option(help="File to write: one HTML page, or the table where it ends with .csv.")],

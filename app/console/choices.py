@@ -8,6 +8,7 @@ from app.datasets import repository as datasets
 from app.datasets.models import Dataset
 from app.datasets.service import RESULTS_PURPOSE
 from app.evaluations.models import Evaluation
+from app.evaluations.repository import is_comparable
 from app.jobs.models import Job
 from app.jobs.states import JobStatus
 from app.ml.model_store import ModelStore
@@ -28,7 +29,8 @@ def datasets_of(session: Session) -> list[Dataset]:
 def evaluated_files(session: Session, adapter_id: str) -> set[str]:
     """Returns the ids of the files that an adapter has answered: what a gate can be judged on."""
     query = select(Evaluation.file_id).join(Job, Job.id == Evaluation.job_id)
-    return set(session.scalars(query.where(Job.adapter_id == adapter_id, Job.status == JobStatus.SUCCEEDED.value)))
+    query = query.where(Job.adapter_id == adapter_id, Job.status == JobStatus.SUCCEEDED.value, is_comparable())
+    return set(session.scalars(query))
 
 
 def model_names(session: Session, store: ModelStore) -> dict[str, list[str]]:

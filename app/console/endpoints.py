@@ -10,6 +10,7 @@ from app.console import (
     answer_pages,
     ask_page,
     dataset_pages,
+    description_pages,
     evaluation_pages,
     experiment_pages,
     job_pages,
@@ -45,6 +46,7 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
     files = StaticFiles()
     pages = app.state.pages = Pages(files)
     app.include_router(static_files.make_router(files))
+    app.include_router(description_pages.make_router(pages))
     app.include_router(login_page.make_router(pages))
     app.include_router(overview_page.make_router(pages, readiness))
     app.include_router(dataset_pages.make_router(pages, max_upload_bytes=limits.max_upload_bytes))

@@ -22,6 +22,7 @@ from app.errors import AppError
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
+from app.jobs.idempotency import CreationKey, create_once
 from app.jobs.models import Job
 from app.jobs.requests import new_job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject
@@ -102,17 +103,21 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
                     )
                 return show_form(request, engine, store, values, found=found)
             with unit_of_work(engine) as session:
-                job = service.create_finetune(
+                # A second click on the button, or a reload, gives the same job.
+                key = CreationKey.find(f"console-{values['key'][:64]}" if "key" in values else None, body)
+                job = create_once(
                     session,
-                    new,
-                    store=store,
-                    blobs=blobs,
-                    bell=request.app.state.bell,
-                    max_unfinished=max_unfinished,
-                    memory_limit_gib=memory_limit_gib,
-                    # A second click on the button, or a reload, gives the same job.
-                    idempotency_key=f"console-{values['key'][:64]}" if "key" in values else None,
-                    body=body.model_dump_json().encode(),
+                    Job,
+                    key,
+                    lambda: service.create_finetune(
+                        session,
+                        new,
+                        store=store,
+                        blobs=blobs,
+                        bell=request.app.state.bell,
+                        max_unfinished=max_unfinished,
+                        memory_limit_gib=memory_limit_gib,
+                    ),
                 )
         except AppError as error:
             return show_form(request, engine, store, values, error=error)

@@ -18,9 +18,10 @@ from app.console.visit import Visit
 from app.errors import AppError, Internal, InvalidInput, TooLarge, Unavailable
 
 _log = structlog.get_logger()
+CONTENT_SECURITY_POLICY = "content-security-policy"
 HEADERS = {
     # plotly writes style attributes; scripts come from files of ours alone.
-    "content-security-policy": (
+    CONTENT_SECURITY_POLICY: (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self'; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
@@ -73,7 +74,8 @@ class ConsoleRoute(APIRoute):
                 # Logged as `app.http.context` would, which answers in JSON.
                 _log.error("unhandled_error", exc_info=error)
                 response = pages.error(request, Internal("Something went wrong on our side. The log has the details."))
-            response.headers.update(HEADERS)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
             visit.remember(request, response)
             return response
 

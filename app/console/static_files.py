@@ -1,8 +1,9 @@
-"""Stylesheet, scripts and the sample that the pages use, and plotly's packaged script: no build step, no other host."""
+"""What the pages load: our stylesheet and scripts, and others' as their packages bring them. No build step, no other host."""
 
 import gzip
 import hashlib
 import mimetypes
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,18 +16,25 @@ from starlette.responses import Response
 from app.errors import NotFound
 
 PREFIX = "/console/static"
-PLOTLY = "plotly.min.js"
+# Each by its distribution, its module, and the path in that.
+_PACKAGED: Mapping[str, tuple[str, str, str]] = {
+    "plotly.min.js": ("plotly", "plotly", "package_data/plotly.min.js"),
+    "swagger-ui-bundle.js": ("fastapi-offline", "fastapi_offline", "static/swagger-ui-bundle.js"),
+    "swagger-ui.css": ("fastapi-offline", "fastapi_offline", "static/swagger-ui.css"),
+    "redoc.standalone.js": ("fastapi-offline", "fastapi_offline", "static/redoc.standalone.js"),
+}
 _FOLDER = Path(__file__).parent / "static"
 # The address holds a version, so that a browser never asks twice for the same bytes.
 _HEADERS = {"cache-control": "public, max-age=31536000, immutable", "x-content-type-options": "nosniff"}
 
 
 class StaticFiles:
-    """The files by name, read when the process starts; their common version stands in their address."""
+    """The files by name; our own are read when the process starts. Their common version stands in their address."""
 
     def __init__(self) -> None:
         self._files = {path.name: path.read_bytes() for path in sorted(_FOLDER.iterdir()) if path.is_file()}
-        digest = hashlib.sha256(version("plotly").encode())
+        versions = {distribution: version(distribution) for distribution, _, _ in _PACKAGED.values()}
+        digest = hashlib.sha256(repr(sorted(versions.items())).encode())
         for name, content in self._files.items():
             digest.update(name.encode() + content)
         self.version = digest.hexdigest()[:12]
@@ -37,7 +45,7 @@ class StaticFiles:
         Raises:
             KeyError: no such file.
         """
-        if name != PLOTLY and name not in self._files:
+        if name not in _PACKAGED and name not in self._files:
             raise KeyError(name)
         return f"{PREFIX}/{self.version}/{name}"
 
@@ -47,8 +55,8 @@ class StaticFiles:
         Raises:
             NotFound: no such file.
         """
-        if name == PLOTLY:
-            return _plotly()
+        if name in _PACKAGED:
+            return _packaged(name)
         if name not in self._files:
             raise NotFound(f"There is no file {name!r} here.")
         return self._files[name]
@@ -71,13 +79,14 @@ def make_router(files: StaticFiles) -> APIRouter:
     return router
 
 
-@lru_cache(maxsize=1)
-def _plotly() -> bytes:
-    # Found, not imported: plotly's Python would cost a second and is not used.
-    spec = find_spec("plotly")
+@lru_cache(maxsize=len(_PACKAGED))
+def _packaged(name: str) -> bytes:
+    distribution, module, path = _PACKAGED[name]
+    # Found, not imported: plotly's Python would cost a second, and none of theirs is used.
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise NotFound("plotly is not installed: plots stay as they were drawn. Run: pip install 'dianda[api]'")
-    return (Path(spec.origin).parent / "package_data" / PLOTLY).read_bytes()
+        raise NotFound(f"{distribution} is not installed, so {name} is not there. Run: pip install 'dianda[api]'")
+    return (Path(spec.origin).parent / path).read_bytes()
 
 
 @lru_cache(maxsize=16)

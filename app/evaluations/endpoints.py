@@ -1,16 +1,21 @@
-"""`/v1/evaluations`: create, list, get, cancel, rows."""
+"""`/v1/evaluations`: create, list, get, cancel, rows, delete."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.errors import InvalidInput
 from app.evaluations import repository, service
+from app.evaluations.models import Evaluation
 from app.evaluations.schemas import CreateEvaluation, EvaluationObject, EvaluationRowObject
-from app.http.dependencies import AfterParam, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.dependencies import AfterParam, IdempotencyKeyParam, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
+from app.http.schemas import Deleted
 from app.jobs import service as jobs
+from app.jobs.idempotency import CreationKey, create_once
 from app.jobs.repository import EVALUATION
 
 RowLimitParam = Annotated[int, Query(ge=1, le=1000, description="Most rows of a page.")]
@@ -22,18 +27,33 @@ def make_router(*, max_unfinished: int) -> APIRouter:
     router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], responses=ERROR_RESPONSES)
 
     @router.post("")
-    def create_evaluation(request: Request, session: TransactionDep, store: StoreDep, body: CreateEvaluation) -> EvaluationObject:
-        """Queues an evaluation: a model answers a file's questions, and the answers are held against the file's."""
-        evaluation = service.create(
+    def create_evaluation(
+        request: Request,
+        session: TransactionDep,
+        store: StoreDep,
+        body: CreateEvaluation,
+        idempotency_key: IdempotencyKeyParam = None,
+    ) -> EvaluationObject:
+        """Queues an evaluation: a model answers a file's questions, and the answers are held against the file's.
+
+        The same `Idempotency-Key` with the same body gives the same evaluation.
+        """
+        evaluation = create_once(
             session,
-            model=body.model,
-            file_id=body.file,
-            max_rows=body.max_rows,
-            threshold=body.threshold,
-            precision=body.precision,
-            store=store,
-            bell=request.app.state.bell,
-            max_unfinished=max_unfinished,
+            Evaluation,
+            CreationKey.find(idempotency_key, body),
+            lambda: service.create(
+                session,
+                model=body.model,
+                file_id=body.file,
+                max_rows=body.max_rows,
+                threshold=body.threshold,
+                precision=body.precision,
+                decide_by=body.decide_by,
+                store=store,
+                bell=request.app.state.bell,
+                max_unfinished=max_unfinished,
+            ),
         )
         return EvaluationObject.of(evaluation, repository.job_of(session, evaluation))
 
@@ -69,6 +89,13 @@ def make_router(*, max_unfinished: int) -> APIRouter:
             limit=limit,
         )
         return ListPage.of([EvaluationRowObject.of(row) for row in rows], has_more=has_more)
+
+    @router.delete("/{evaluation_id}")
+    def delete_evaluation(request: Request, caller: CallerDep, session: TransactionDep, evaluation_id: str) -> Deleted:
+        """Deletes an evaluation with its rows; 409 before its end, and while an experiment or an alias's gate needs it."""
+        gone = service.delete(session, evaluation_id, users_of=request.app.state.evaluation_users)
+        audit.record(session, caller, "evaluation.deleted", gone.id, details={"model": gone.model, "file": gone.file_id})
+        return Deleted(id=gone.id, object="evaluation")
 
     return router
 

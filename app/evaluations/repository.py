@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from app.evaluations.models import Evaluation, EvaluationRow
@@ -62,15 +62,20 @@ def page_rows(
 
 
 def find_succeeded(session: Session, *, adapter_id: str, file_id: str) -> Evaluation | None:
-    """Returns the newest evaluation of an adapter on a file that has answered all its rows, or None."""
+    """Returns the newest comparable evaluation of an adapter on a file that has answered all its rows, or None."""
     query = _of_adapter_on(adapter_id, file_id).where(Job.status == JobStatus.SUCCEEDED)
     return session.scalars(query).first()
 
 
 def find_unfinished(session: Session, *, adapter_id: str, file_id: str) -> Evaluation | None:
-    """Returns the newest evaluation of an adapter on a file that waits or runs, or None."""
+    """Returns the newest comparable evaluation of an adapter on a file that waits or runs, or None."""
     query = _of_adapter_on(adapter_id, file_id).where(Job.finished_at.is_(None))
     return session.scalars(query).first()
+
+
+def is_comparable() -> ColumnElement[bool]:
+    """Holds for jobs of evaluations that gave the likeliest answers, as all did before there was a `decide_by`."""
+    return func.coalesce(Job.spec["decide_by"].as_string(), "answer") == "answer"
 
 
 def scores_of(session: Session, evaluation_id: str) -> dict[int, tuple[bool, float]]:
@@ -84,5 +89,5 @@ def scores_of(session: Session, evaluation_id: str) -> dict[int, tuple[bool, flo
 
 def _of_adapter_on(adapter_id: str, file_id: str) -> Select[Evaluation]:
     query = select(Evaluation).join(Job, Job.id == Evaluation.job_id)
-    query = query.where(Job.adapter_id == adapter_id, Evaluation.file_id == file_id)
+    query = query.where(Job.adapter_id == adapter_id, Evaluation.file_id == file_id, is_comparable())
     return query.order_by(Evaluation.created_at.desc(), Evaluation.id.desc()).limit(1)

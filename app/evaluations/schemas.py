@@ -9,6 +9,7 @@ from app.evaluations.service import EvaluationPlan
 from app.http.schemas import RequestBody, Text
 from app.jobs.models import Job
 from app.jobs.schemas import JobFailure
+from app.ml.codes import DecideBy
 from app.ml.evaluated_rows import EvaluatedRow
 
 
@@ -28,6 +29,13 @@ class CreateEvaluation(RequestBody):
         Annotated[float, Field(gt=0, lt=1, description="Wished share of right answers, as for /answer. Not beside `threshold`.")]
         | None
     ) = None
+    decide_by: Annotated[
+        DecideBy,
+        Field(
+            description="What is best among the answers of the widest beam, as for /answer: `answer`, `set` or `expected_f1`; "
+            "the last two not beside `precision`. A gate takes evaluations by `answer` alone."
+        ),
+    ] = "answer"
 
     model_config = RequestBody.model_config | {
         "json_schema_extra": {"examples": [{"model": "telecom@production", "file": "file-0123456789abcdef01234567"}]}
@@ -50,6 +58,7 @@ class EvaluationObject(BaseModel):
     max_rows: int | None
     threshold: float | None
     precision: float | None
+    decide_by: DecideBy
     job: str
     progress: dict[str, Any] | None
     """`step` of `total_steps`, in rows."""
@@ -74,6 +83,7 @@ class EvaluationObject(BaseModel):
             max_rows=plan.max_rows,
             threshold=plan.threshold,
             precision=plan.precision,
+            decide_by=plan.decide_by,
             job=job.id,
             progress=job.progress,
             metrics=evaluation.metrics,

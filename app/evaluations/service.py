@@ -1,21 +1,23 @@
 """What may be done with evaluations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.adapters.service import resolve
-from app.errors import InvalidInput
+from app.errors import Conflict, InvalidInput
 from app.evaluations import repository
 from app.evaluations.models import Evaluation
 from app.ids import new_id
+from app.jobs import orders
 from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, move
+from app.ml.codes import DecideBy
 from app.ml.evaluated_rows import EvaluatedRow
 from app.ml.model_store import ModelStore
 
@@ -32,17 +34,19 @@ class EvaluationPlan:
     max_rows: int | None
     threshold: float | None
     precision: float | None
+    decide_by: DecideBy = "answer"
     version: int = 1
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> "EvaluationPlan":
-        """Reads a job's spec; those of before had no checkpoint and no wishes."""
+        """Reads a job's spec; those of before had no checkpoint, or not all wishes."""
         return cls(
             adapter_checksum=spec["adapter_checksum"],
             checkpoint=spec.get("checkpoint"),
             max_rows=spec["max_rows"],
             threshold=spec.get("threshold"),
             precision=spec.get("precision"),
+            decide_by=spec.get("decide_by", "answer"),
         )
 
 
@@ -57,6 +61,7 @@ def create(
     max_unfinished: int,
     threshold: float | None = None,
     precision: float | None = None,
+    decide_by: DecideBy = "answer",
 ) -> Evaluation:
     """Queues an evaluation of what `model` stands for now; a later move of an alias does not touch it.
 
@@ -64,11 +69,13 @@ def create(
 
     Raises:
         NotFound: no such model or file.
-        InvalidInput: both a threshold and a precision are wished.
+        InvalidInput: two wishes do not go together.
         QueueFull: the queue's limit is reached.
     """
     if threshold is not None and precision is not None:
         raise InvalidInput("A precision brings its own threshold. Send one of the two.", param="precision")
+    if decide_by != "answer" and precision is not None:
+        raise InvalidInput("A precision is promised of the likeliest answer. Leave decide_by out.", param="decide_by")
     checkpoint_id: str | None = None
     if model.startswith(CHECKPOINT_PREFIX):
         checkpoint = job_rows.get_checkpoint(session, model)
@@ -83,6 +90,7 @@ def create(
         max_rows=max_rows,
         threshold=threshold,
         precision=precision,
+        decide_by=decide_by,
     )
     job = jobs.create_on_model(
         session,
@@ -100,6 +108,25 @@ def create(
     )
     session.add(evaluation)
     session.flush()
+    return evaluation
+
+
+def delete(session: Session, evaluation_id: str, *, users_of: Iterable[Callable[[Session, str], str | None]]) -> Evaluation:
+    """Removes an evaluation with its rows and its job, and returns what it was.
+
+    Raises:
+        NotFound: no such evaluation.
+        Conflict: its job has not ended, or a gate or an experiment needs it; the message names who.
+    """
+    evaluation = repository.get(session, evaluation_id)
+    job = orders.lock_ended(session, evaluation)
+    for find_user in users_of:
+        if (user := find_user(session, evaluation_id)) is not None:
+            raise Conflict(
+                f"Evaluation {evaluation_id!r} is in use by {user}. First delete the experiment, or evaluate the gate's adapter "
+                "on its file again."
+            )
+    orders.delete(session, evaluation, job)
     return evaluation
 
 

@@ -1,17 +1,30 @@
-"""`/v1/experiments`: create, list, get, cancel, comparison, report."""
+"""`/v1/experiments`: create, list, get, cancel, comparison, report, delete."""
 
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.access import audit
+from app.access.dependencies import CallerDep
 from app.experiments import repository, service
 from app.experiments.comparison import compare, comparison_csv, comparison_mapping
 from app.experiments.report import report_html
 from app.experiments.schemas import CreateExperiment, ExperimentObject
 from app.experiments.starting import start_experiment
-from app.http.dependencies import AfterParam, BlobsDep, EngineDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.dependencies import (
+    AfterParam,
+    BlobsDep,
+    EngineDep,
+    IdempotencyKeyParam,
+    LimitParam,
+    ReadingDep,
+    StoreDep,
+    TransactionDep,
+)
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
+from app.http.schemas import Deleted
+from app.jobs.idempotency import CreationKey
 
 # The report holds its own style and pictures, and nothing that runs or loads.
 _REPORT_HEADERS = {
@@ -26,11 +39,20 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
 
     @router.post("")
     def create_experiment(
-        request: Request, engine: EngineDep, store: StoreDep, blobs: BlobsDep, body: CreateExperiment
+        request: Request,
+        engine: EngineDep,
+        store: StoreDep,
+        blobs: BlobsDep,
+        body: CreateExperiment,
+        idempotency_key: IdempotencyKeyParam = None,
     ) -> ExperimentObject:
-        """Queues a training job for each arm; each is evaluated on the test file as soon as it is trained."""
+        """Queues a training job for each arm; each is evaluated on the test file as soon as it is trained.
+
+        The same `Idempotency-Key` with the same body gives the same experiment.
+        """
         return start_experiment(
             body,
+            key=CreationKey.find(idempotency_key, body),
             engine=engine,
             store=store,
             blobs=blobs,
@@ -76,5 +98,12 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
         """Returns the comparison as one HTML page with its plots inside, in Chinese and English."""
         page = report_html(compare(session, repository.get(session, experiment_id), blobs))
         return Response(page, media_type="text/html; charset=utf-8", headers=_REPORT_HEADERS)
+
+    @router.delete("/{experiment_id}")
+    def delete_experiment(caller: CallerDep, session: TransactionDep, experiment_id: str) -> Deleted:
+        """Deletes an experiment and its arms; 409 before its end. Its jobs, adapters, evaluations and files stay."""
+        gone = service.delete(session, experiment_id)
+        audit.record(session, caller, "experiment.deleted", gone.id, details={"kind": gone.kind, "test_file": gone.test_file_id})
+        return Deleted(id=gone.id, object="experiment")
 
     return router

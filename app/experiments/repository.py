@@ -81,6 +81,12 @@ def find_of_job(session: Session, job_id: str) -> str | None:
     )
 
 
+def find_user_of_evaluation(session: Session, evaluation_id: str) -> str | None:
+    """Returns the experiment that compares by an evaluation, or None."""
+    found = session.scalar(select(ExperimentArm.experiment_id).where(ExperimentArm.evaluation_id == evaluation_id).limit(1))
+    return f"experiment {found!r}" if found else None
+
+
 def find_unfinished_user_of_file(session: Session, file_id: str) -> str | None:
     """Returns an experiment that is not over and needs a file, or None."""
     found = session.scalar(

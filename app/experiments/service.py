@@ -25,6 +25,7 @@ from app.experiments.arms import ArmPlan
 from app.experiments.models import Experiment, ExperimentArm
 from app.experiments.repository import RUNNING, ArmRows
 from app.ids import new_id
+from app.jobs import idempotency
 from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.hyperparameters import PARAM_PREFIX
@@ -230,6 +231,26 @@ def cancel(session: Session, experiment_id: str) -> Experiment:
                     jobs.cancel(session, job.id, kind=job.kind)
     _end(session, experiment_id, JobStatus.CANCELLED)
     return repository.get(session, experiment_id)
+
+
+def delete(session: Session, experiment_id: str) -> Experiment:
+    """Removes an experiment and its arms, and returns what it was; jobs, adapters, evaluations and files are their own and stay.
+
+    Raises:
+        NotFound: no such experiment.
+        Conflict: it is not over, or a job of it has not ended yet.
+    """
+    experiment = repository.get(session, experiment_id, for_update=True)
+    if experiment.status == RUNNING:
+        raise Conflict(f"Experiment {experiment_id!r} is running. Cancel it first, or wait for its end.")
+    for rows in repository.arms_of(session, [experiment_id])[experiment_id]:
+        for job in (rows.job, rows.evaluating):
+            if job is not None and job.status not in TERMINAL:
+                raise Conflict(f"Job {job.id!r} of experiment {experiment_id!r} is still {job.status}. Wait for its end.")
+    idempotency.forget(session, experiment)
+    session.delete(experiment)
+    session.flush()
+    return experiment
 
 
 def status_of(rows: ArmRows) -> ArmStatus:

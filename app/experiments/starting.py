@@ -4,13 +4,16 @@ import tempfile
 from pathlib import Path
 
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from app.blobs.store import BlobStore
 from app.datasets import service as dataset_service
 from app.datasets import splits
 from app.db.unit_of_work import read_only, unit_of_work
 from app.experiments import repository, service
+from app.experiments.models import Experiment
 from app.experiments.schemas import CreateExperiment, ExperimentObject
+from app.jobs.idempotency import CreationKey, create_once, find_made
 from app.jobs.queue import Doorbell
 from app.ml.model_store import ModelStore
 
@@ -25,34 +28,46 @@ def start_experiment(
     uploads_dir: Path,
     max_unfinished: int,
     memory_limit_gib: float | None,
+    key: CreationKey | None = None,
 ) -> ExperimentObject:
-    """Cuts the training rows, and queues a training job for each arm; all of it, or nothing.
+    """Cuts the training rows, and queues a training job for each arm; all of it, or nothing. The same key makes one experiment.
 
     Raises:
-        AppError: as `CreateExperiment.to_new` and `service.create`.
+        AppError: as `CreateExperiment.to_new`, `create_once` and `service.create`.
     """
     new = body.to_new()
     stored_keys: list[str] = []
     with tempfile.TemporaryDirectory(dir=uploads_dir) as scratch:
         # Read and cut outside of the transaction: SQLite has one writer at a time.
         with read_only(engine) as session:
+            # Whoever asks again need not wait for another cut.
+            if (known := find_made(session, Experiment, key)) is not None:
+                return _object_of(session, known)
             training = splits.get_splittable(session, new.training_file)
         cuts = service.cut_training_rows(blobs, training, new, scratch=Path(scratch))
         try:
             with unit_of_work(engine) as session:
-                experiment = service.create(
+                experiment = create_once(
                     session,
-                    new,
-                    cuts,
-                    store=store,
-                    blobs=blobs,
-                    bell=bell,
-                    max_unfinished=max_unfinished,
-                    memory_limit_gib=memory_limit_gib,
-                    stored_keys=stored_keys,
+                    Experiment,
+                    key,
+                    lambda: service.create(
+                        session,
+                        new,
+                        cuts,
+                        store=store,
+                        blobs=blobs,
+                        bell=bell,
+                        max_unfinished=max_unfinished,
+                        memory_limit_gib=memory_limit_gib,
+                        stored_keys=stored_keys,
+                    ),
                 )
-                arms = repository.arms_of(session, [experiment.id])[experiment.id]
+                return _object_of(session, experiment)
         except BaseException as error:
             dataset_service.forget_uncommitted(blobs, stored_keys, error)
             raise
-    return ExperimentObject.of(experiment, arms)
+
+
+def _object_of(session: Session, experiment: Experiment) -> ExperimentObject:
+    return ExperimentObject.of(experiment, repository.arms_of(session, [experiment.id])[experiment.id])

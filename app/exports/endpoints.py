@@ -10,12 +10,14 @@ from starlette.responses import StreamingResponse
 from app.db.unit_of_work import after_commit
 from app.exports import repository, service
 from app.exports.archive import open_file, open_tar
+from app.exports.models import Export
 from app.exports.schemas import CreateExport, ExportObject
-from app.http.dependencies import AfterParam, BlobsDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.dependencies import AfterParam, BlobsDep, IdempotencyKeyParam, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
 from app.http.schemas import Deleted
 from app.jobs import service as jobs
+from app.jobs.idempotency import CreationKey, create_once
 from app.jobs.repository import EXPORT
 from app.ml.export_folders import GGUF_FILE
 
@@ -25,15 +27,29 @@ def make_router(*, max_unfinished: int) -> APIRouter:
     router = APIRouter(prefix="/v1/exports", tags=["exports"], responses=ERROR_RESPONSES)
 
     @router.post("")
-    def create_export(request: Request, session: TransactionDep, store: StoreDep, body: CreateExport) -> ExportObject:
-        """Queues an export: an adapter as plain peft, plain transformers or llama.cpp load it."""
-        export = service.create(
+    def create_export(
+        request: Request,
+        session: TransactionDep,
+        store: StoreDep,
+        body: CreateExport,
+        idempotency_key: IdempotencyKeyParam = None,
+    ) -> ExportObject:
+        """Queues an export: an adapter as plain peft, plain transformers or llama.cpp load it.
+
+        The same `Idempotency-Key` with the same body gives the same export.
+        """
+        export = create_once(
             session,
-            model=body.model,
-            format=body.format,
-            store=store,
-            bell=request.app.state.bell,
-            max_unfinished=max_unfinished,
+            Export,
+            CreationKey.find(idempotency_key, body),
+            lambda: service.create(
+                session,
+                model=body.model,
+                format=body.format,
+                store=store,
+                bell=request.app.state.bell,
+                max_unfinished=max_unfinished,
+            ),
         )
         return ExportObject.of(export, repository.job_of(session, export))
 

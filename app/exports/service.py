@@ -7,11 +7,12 @@ from app.errors import Conflict
 from app.exports import repository
 from app.exports.models import Export
 from app.ids import new_id
+from app.jobs import orders
 from app.jobs import repository as job_rows
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
 from app.jobs.queue import Doorbell
-from app.jobs.states import TERMINAL, JobStatus, move
+from app.jobs.states import JobStatus, move
 from app.ml.errors import NotExportable
 from app.ml.export_folders import ExportFormat
 from app.ml.model_store import ModelStore
@@ -68,18 +69,13 @@ def get_blob_key(session: Session, export: Export) -> str:
 
 
 def delete(session: Session, export_id: str) -> str | None:
-    """Removes an export's row and returns its blob key, or None where it never had one.
+    """Removes an export and its job, and returns its blob key, or None where it never had one.
 
     Raises:
         NotFound: no such export.
         Conflict: its job has not ended.
     """
     export = repository.get(session, export_id)
-    # Locked: a worker that finishes now publishes before this look or finds the row gone after it.
-    job = job_rows.get(session, export.job_id, for_update=True)
-    if job.status not in TERMINAL:
-        raise Conflict(f"Export {export_id!r} is {job.status}. Cancel it first, or wait for its end.")
-    session.refresh(export)
-    session.delete(export)
-    session.flush()
+    job = orders.lock_ended(session, export)
+    orders.delete(session, export, job)
     return export.blob_key

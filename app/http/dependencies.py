@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -56,3 +56,11 @@ ReadingDep = Annotated[Session, Depends(_reading, scope="function")]
 
 AfterParam = Annotated[str | None, Query(max_length=128, description="Last id of the page before.")]
 LimitParam = Annotated[int, Query(ge=1, le=100, description="Most rows of a page.")]
+IdempotencyKeyParam = Annotated[
+    str | None,
+    Header(
+        max_length=255,
+        description="A name of yours for this request: sent again with the same body, it gives what it made the first time; with "
+        "another body it is refused (422).",
+    ),
+]

@@ -7,12 +7,13 @@ from starlette.responses import StreamingResponse
 
 from app.access.dependencies import StillLetInDep
 from app.errors import InvalidInput
-from app.http.dependencies import AfterParam, BlobsDep, LimitParam, ReadingDep, StoreDep, TransactionDep
+from app.http.dependencies import AfterParam, BlobsDep, IdempotencyKeyParam, LimitParam, ReadingDep, StoreDep, TransactionDep
 from app.http.errors import ERROR_RESPONSES
 from app.http.paging import ListPage
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
 from app.jobs.event_stream import EventStreams
+from app.jobs.idempotency import CreationKey, create_once
 from app.jobs.models import Job
 from app.jobs.requests import new_job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject, event_number
@@ -31,7 +32,7 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
         store: StoreDep,
         blobs: BlobsDep,
         body: CreateJob,
-        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+        idempotency_key: IdempotencyKeyParam = None,
         dry_run: Annotated[bool, Query(description="Check and estimate; queue nothing.")] = False,
     ) -> JobObject | EstimateObject:
         """Queues a fine-tuning job. The same `Idempotency-Key` with the same body gives the same job.
@@ -49,16 +50,19 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
                 answerer_base_model=answerer_base_model,
                 memory_limit_gib=memory_limit_gib,
             )
-        job = service.create_finetune(
+        job = create_once(
             session,
-            new,
-            store=store,
-            blobs=blobs,
-            bell=request.app.state.bell,
-            max_unfinished=max_unfinished,
-            memory_limit_gib=memory_limit_gib,
-            idempotency_key=idempotency_key,
-            body=body.model_dump_json().encode(),
+            Job,
+            CreationKey.find(idempotency_key, body),
+            lambda: service.create_finetune(
+                session,
+                new,
+                store=store,
+                blobs=blobs,
+                bell=request.app.state.bell,
+                max_unfinished=max_unfinished,
+                memory_limit_gib=memory_limit_gib,
+            ),
         )
         return JobObject.of(job, queue_position=repository.queue_position(session, job))
 

@@ -89,13 +89,16 @@ class Checkpoint(Base):
 
 
 class IdempotencyKey(Base):
-    """A client's key for one creation: the same key gives the same job."""
+    """A client's key for one creation: the same key gives the same job, evaluation, experiment or export."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("ix_idempotency_keys_made", "kind", "made_id"),)
 
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    """The table of what was made: keys for jobs and for exports know nothing of each other."""
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     body_sha256: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    made_id: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float]
 
 

@@ -7,8 +7,10 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base
 from app.db.paging import page
-from app.errors import NotFound
+from app.errors import Conflict, NotFound
+from app.jobs import idempotency, repository
 from app.jobs.models import Job
+from app.jobs.states import TERMINAL
 
 Order = TypeVar("Order", bound=Base)
 """A table with `id`, `job_id` and `created_at`."""
@@ -36,6 +38,29 @@ def of_job(session: Session, table: type[Order], job_id: str) -> Order:
 def job_of(session: Session, order: Any) -> Job:
     """Returns the job that carries something out, as the database holds it now."""
     return session.get_one(Job, order.job_id, populate_existing=True)
+
+
+def lock_ended(session: Session, order: Any) -> Job:
+    """Returns the job of what is to be deleted, locked: a worker that finishes now does so before this look, or finds it gone.
+
+    Raises:
+        Conflict: it has not ended.
+    """
+    job = repository.get(session, order.job_id, for_update=True)
+    if job.status not in TERMINAL:
+        noun = order.__tablename__[:-1].capitalize()
+        raise Conflict(f"{noun} {order.id!r} is {job.status}. Cancel it first, or wait for its end.")
+    session.refresh(order)
+    return job
+
+
+def delete(session: Session, order: Any, job: Job) -> None:
+    """Removes an evaluation or export with all that is its own: its rows, its job and the job's story, its idempotency key."""
+    idempotency.forget(session, order)
+    session.delete(order)
+    session.flush()
+    session.delete(job)
+    session.flush()
 
 
 def list_page(session: Session, table: type[Order], *, after: str | None, limit: int) -> tuple[list[tuple[Order, Job]], bool]:

@@ -1,4 +1,4 @@
-"""Queries over jobs, checkpoints, workers and idempotency keys."""
+"""Queries over jobs, checkpoints and workers."""
 
 from typing import Any
 
@@ -7,10 +7,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.clock import db_now
-from app.db.locks import hold_name
 from app.db.paging import page
 from app.errors import NotFound
-from app.jobs.models import Checkpoint, IdempotencyKey, Job, Worker
+from app.jobs.models import Checkpoint, Job, Worker
 from app.jobs.states import CLAIMABLE, TERMINAL, JobStatus
 from app.ml.best_epoch import find_best
 
@@ -155,12 +154,6 @@ def superseded_checkpoints(session: Session, job_id: str, *, keep: int) -> list[
 def extra_codes(session: Session, job_id: str) -> list[str]:
     """Returns the codes that a job's vocabulary gets beside those of its training rows."""
     return session.scalar(select(Job.extra_codes).where(Job.id == job_id)) or []
-
-
-def find_idempotency_key(session: Session, key: str) -> IdempotencyKey | None:
-    """Returns what a client's key created before, or None; holds the key until the commit, so that equal requests wait."""
-    hold_name(session, "idempotency_key", key)
-    return session.get(IdempotencyKey, key)
 
 
 def say_alive(session: Session, worker_id: str, facts: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What may be done with jobs: by users over HTTP, and by the worker that holds a lease."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from app.jobs import events, repository
 from app.jobs.feasibility import check_memory_limit, check_rows_fit
 from app.jobs.hyperparameters import named_as_in_request
 from app.jobs.leases import Lease
-from app.jobs.models import Checkpoint, IdempotencyKey, Job
+from app.jobs.models import Checkpoint, Job
 from app.jobs.queue import Doorbell
 from app.jobs.states import JobStatus, JobWish, move
 from app.ml.errors import InvalidSpec, NoRows
@@ -43,12 +42,6 @@ class QueueFull(AppError):
     kind = Kind.UNAVAILABLE
     code = "queue_full"
     retryable = True
-
-
-class IdempotencyMismatch(InvalidInput):
-    """A client's key came before, with another body."""
-
-    code = "idempotency_key_reused"
 
 
 @dataclass(frozen=True)
@@ -75,24 +68,18 @@ def create_finetune(
     bell: Doorbell,
     max_unfinished: int,
     memory_limit_gib: float | None = None,
-    idempotency_key: str | None = None,
-    body: bytes = b"",
 ) -> Job:
-    """Checks and queues a fine-tuning job; the bell rings after the commit. The same key gives the same job.
+    """Checks and queues a fine-tuning job; the bell rings after the commit.
 
     Raises:
         NotFound: a file or base model does not exist.
         InvalidInput: as `check_new_job`, or the code book is asked for and empty.
         OutOfDeviceMemory: the job cannot fit into the memory limit.
-        IdempotencyMismatch: the key was used with another body.
         QueueFull: the queue's limit is reached.
     """
-    digest = hashlib.sha256(body).hexdigest()
-    if idempotency_key is not None and (known := repository.find_idempotency_key(session, idempotency_key)):
-        return _known_job(session, known, digest)
     check_new_job(session, new, store=store, blobs=blobs, memory_limit_gib=memory_limit_gib)
     book = codebook.get_codes(session, param="codebook_codes") if new.takes_codebook_codes else None
-    job = _queue(
+    return _queue(
         session,
         Job(
             id=new_id("ftjob"),
@@ -111,10 +98,6 @@ def create_finetune(
         bell=bell,
         max_unfinished=max_unfinished,
     )
-    if idempotency_key is not None:
-        session.add(IdempotencyKey(key=idempotency_key, body_sha256=digest, job_id=job.id, created_at=job.created_at))
-        session.flush()
-    return job
 
 
 def check_new_job(
@@ -351,14 +334,6 @@ def _trainable(session: Session, file_id: str, param: str) -> Dataset:
     if dataset.report["rows"] == 0:
         raise NoRows(f"File {file_id!r} has no rows. Give one that has.", param=param)
     return dataset
-
-
-def _known_job(session: Session, known: IdempotencyKey, digest: str) -> Job:
-    if known.body_sha256 != digest:
-        raise IdempotencyMismatch(
-            "This Idempotency-Key was used with another body. Use a new key for a new job.", param="Idempotency-Key"
-        )
-    return repository.get(session, known.job_id)
 
 
 def _wish(session: Session, job: Job, wish: JobWish, message: str) -> Job:

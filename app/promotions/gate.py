@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
+from app.adapters import aliases
+from app.adapters import repository as adapters
 from app.errors import Conflict
 from app.evaluations import repository as evaluations
 from app.evaluations.models import Evaluation
@@ -99,6 +101,26 @@ def refuse_worse(facts: dict[str, Any], *, candidate: str) -> None:
         param="to",
         details={"gate": facts},
     )
+
+
+def find_user_of_evaluation(session: Session, evaluation_id: str) -> str | None:
+    """Returns the gate that would judge by an evaluation now, by its alias, or None.
+
+    It is the newest of its adapter on the gate's file, and the alias points to that adapter or tries it out. What a gate
+    judged before stands in the alias's history with its numbers.
+    """
+    evaluation = evaluations.get(session, evaluation_id)
+    adapter_id = evaluations.job_of(session, evaluation).adapter_id
+    if adapter_id is None:
+        return None
+    newest = evaluations.find_succeeded(session, adapter_id=adapter_id, file_id=evaluation.file_id)
+    if newest is None or newest.id != evaluation_id:
+        return None
+    for name in adapters.aliases_of(session, adapter_id):
+        gate = aliases.get_alias(session, name).gate
+        if gate is not None and Gate.from_mapping(gate).file_id == evaluation.file_id:
+            return f"the gate of alias {name!r}"
+    return None
 
 
 def _verdict(compared: PairedComparison, metric: GateMetric) -> Verdict:

@@ -223,6 +223,19 @@ def test_a_threshold_hands_uncertain_rows_over(
     assert metrics["fallback_rate"] == sum(row.confidence < 1.0 for row in line.rows) / 4
 
 
+def test_answers_may_be_chosen_by_the_sets_of_a_beam(
+    store: ModelStore, trained: tuple[Path, CheckpointWritten], tmp_path: Path, whole: Any
+) -> None:
+    line, plan = KeepingLine(), asdict(replace(PLAN, decide_by="set"))
+    metrics = scores(evaluate(asked(store, tmp_path, trained[0], spec=plan), tmp_path, line))
+
+    # A set's probability is that of all its orders together, so no best set is less likely than the likeliest answer.
+    pairs = list(zip(line.rows, whole[0].rows, strict=True))
+    assert all(by_set.confidence >= likeliest.confidence - 1e-3 for by_set, likeliest in pairs)
+    assert any(by_set.confidence > likeliest.confidence + 1e-3 for by_set, likeliest in pairs)
+    assert metrics["is_calibrated"] is False
+
+
 def test_a_question_that_no_answerer_takes_is_named_by_its_row(
     store: ModelStore, trained: tuple[Path, CheckpointWritten], tmp_path: Path
 ) -> None:

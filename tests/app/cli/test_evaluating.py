@@ -49,12 +49,26 @@ class TestEvaluating:
 
         assert (done["object"], done["status"], done["metrics"]["exact_match"]) == ("evaluation", "succeeded", 0.9)
 
+    def test_how_answers_are_chosen_can_be_asked_for(self, api: Api, dianda: Dianda, rows: str) -> None:
+        posted = dianda("evaluate", BASE, rows, "--decide-by", "set", "--detach", "--json").json
+
+        assert posted["decide_by"] == "set"
+
     def test_one_that_fails_ends_with_4(self, api: Api, dianda: Dianda, rows: str) -> None:
         with worker(api, lambda lease: fail(api, lease)):
             assert dianda("evaluate", BASE, rows).code == 4
 
 
 class TestComparing:
+    def test_an_evaluation_that_chose_its_answers_otherwise_is_not_used(
+        self, api: Api, dianda: Dianda, rows: str, answering: Callable[[Lease], None]
+    ) -> None:
+        with worker(api, answering):
+            other = dianda("evaluate", "telecom:1", rows, "--decide-by", "set", "--json").json
+            compared = dianda("compare", "telecom:1", "telecom:2", "--file", rows, "--json").json
+
+        assert other["id"] not in {one["evaluation"] for one in compared["models"]}
+
     def test_the_difference_and_what_chance_says_of_it_are_shown(
         self, api: Api, dianda: Dianda, rows: str, answering: Callable[[Lease], None]
     ) -> None:

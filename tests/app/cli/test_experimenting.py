@@ -76,12 +76,14 @@ def test_a_report_is_written_where_it_is_wanted(api: Api, dianda: Dianda, paths:
     assert "base_model" in (tmp_path / "table.csv").read_text()
 
 
-def test_experiments_are_listed_shown_and_cancelled(api: Api, dianda: Dianda, paths: tuple[str, str]) -> None:
+def test_experiments_are_listed_shown_cancelled_and_deleted(api: Api, dianda: Dianda, paths: tuple[str, str]) -> None:
     made = dianda("experiment", "models", BASE, "--train", paths[0], "--test", paths[1], "--detach").out.strip()
 
     assert made in dianda("experiment", "list").out
     assert dianda("experiment", "show", made, "--json").json["object"] == "experiment.comparison"
     assert dianda("experiment", "cancel", made, "--json").json["status"] == "cancelled"
+    assert dianda("experiment", "delete", made).out.strip() == f"{made} is deleted."
+    assert made not in dianda("experiment", "list").out
 
 
 @pytest.mark.parametrize("words", [("--sizes", "few"), ("--set", "lora_rank")])

@@ -4,6 +4,7 @@ import pytest
 
 from app.db.unit_of_work import unit_of_work
 from app.evaluations import service
+from app.evaluations.models import EvaluationRow
 from app.jobs import leases
 from app.jobs import service as jobs
 from app.jobs.leases import Lease
@@ -11,7 +12,7 @@ from app.jobs.models import Job
 from app.ml.evaluated_rows import EvaluatedRow
 from tests.fixtures.api import BASE, WEIGHTLESS, Api
 from tests.fixtures.db import failing_commits
-from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_job, row_count
+from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_events, read_job, row_count
 
 
 def post(api: Api, **fields: Any) -> Any:
@@ -74,6 +75,8 @@ def test_an_evaluation_keeps_what_its_alias_stood_for(api: Api) -> None:
         ({"model": "ftckpt-none"}, 404, "model"),
         ({"threshold": 0.5, "precision": 0.9}, 400, "precision"),
         ({"precision": 1.0}, 422, "precision"),
+        ({"decide_by": "chance"}, 422, "decide_by"),
+        ({"decide_by": "set", "precision": 0.9}, 400, "decide_by"),
     ],
 )
 def test_a_wrong_request_is_refused_and_queues_nothing(api: Api, fields: dict[str, Any], status: int, param: str) -> None:
@@ -202,6 +205,22 @@ def test_a_wished_precision_is_kept_for_the_worker(api: Api) -> None:
     assert (body["precision"], body["threshold"]) == (0.9, None)
 
 
+def test_how_answers_are_chosen_is_kept_for_the_worker(api: Api) -> None:
+    plain, chosen = post(api).json(), post(api, decide_by="expected_f1").json()
+
+    assert (plain["decide_by"], chosen["decide_by"]) == ("answer", "expected_f1")
+    assert read_job(api.engine, chosen["job"]).spec["decide_by"] == "expected_f1"
+
+
+def test_an_evaluation_of_before_there_was_a_choice_took_the_likeliest_answers(api: Api) -> None:
+    body = post(api).json()
+    with unit_of_work(api.engine) as session:
+        job = session.get_one(Job, body["job"])
+        job.spec = {name: value for name, value in job.spec.items() if name != "decide_by"}
+
+    assert api.client.get(f"/v1/evaluations/{body['id']}").json() == body
+
+
 def test_a_fenced_worker_publishes_no_metrics(api: Api) -> None:
     evaluation_id = post(api).json()["id"]
     stale = must_claim(api.engine)
@@ -232,6 +251,56 @@ def test_a_commit_that_fails_queues_nothing(api: Api) -> None:
     assert (row_count(api.engine, Job), api.bell.rung) == (0, [])
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/cancel"), ("GET", "/rows")])
+def test_a_deleted_evaluation_takes_its_rows_and_its_job_along(api: Api) -> None:
+    kept, gone = post(api).json(), post(api).json()
+    for _ in range(2):
+        lease = must_claim(api.engine)
+        keep(api, lease, row(1, "a", "a"), row(2, "a", "b"))
+        with unit_of_work(api.engine) as session:
+            assert service.finish(session, lease, metrics={"rows": 2})
+
+    response = api.client.delete(f"/v1/evaluations/{gone['id']}")
+
+    assert response.json() == {"id": gone["id"], "object": "evaluation", "deleted": True}
+    assert api.client.get(f"/v1/evaluations/{gone['id']}").status_code == 404
+    assert [one["id"] for one in api.client.get("/v1/evaluations").json()["data"]] == [kept["id"]]
+    assert len(rows_of(api, kept["id"])["data"]) == row_count(api.engine, EvaluationRow) == 2
+    assert row_count(api.engine, Job) == 1
+    assert {event.job_id for event in read_events(api.engine, gone["job"])} == set()
+
+
+def test_an_unfinished_evaluation_is_not_deleted(api: Api) -> None:
+    path = f"/v1/evaluations/{post(api).json()['id']}"
+
+    refused = api.client.delete(path)
+
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")
+    assert "Cancel it first" in refused.json()["error"]["message"]
+    api.client.post(f"{path}/cancel")
+    assert api.client.delete(path).status_code == 200
+
+
+def test_an_evaluation_that_is_being_cancelled_is_not_deleted_before_its_end(api: Api) -> None:
+    path = f"/v1/evaluations/{post(api).json()['id']}"
+    lease = must_claim(api.engine)
+    api.client.post(f"{path}/cancel")
+
+    assert api.client.delete(path).status_code == 409
+    with unit_of_work(api.engine) as session:
+        assert jobs.fail(session, lease, code="x", message="x", param=None)
+    assert api.client.delete(path).status_code == 200
+
+
+def test_a_deletion_stands_in_the_audit_log(api: Api) -> None:
+    made = post(api).json()
+    api.client.post(f"/v1/evaluations/{made['id']}/cancel")
+    api.client.delete(f"/v1/evaluations/{made['id']}")
+
+    entry = api.client.get("/v1/audit").json()["data"][0]
+    assert (entry["act"], entry["target"]) == ("evaluation.deleted", made["id"])
+    assert entry["details"] == {"model": BASE, "file": made["file"]}
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("POST", "/cancel"), ("GET", "/rows"), ("DELETE", "")])
 def test_an_unknown_evaluation_is_404(api: Api, method: str, path: str) -> None:
     assert api.client.request(method, f"/v1/evaluations/eval-none{path}").status_code == 404

@@ -7,7 +7,7 @@ import pytest
 from app.datasets.models import Dataset
 from app.db.unit_of_work import unit_of_work
 from app.experiments import service
-from app.experiments.models import Experiment
+from app.experiments.models import Experiment, ExperimentArm
 from app.jobs import service as jobs
 from app.jobs.models import Job
 from tests.app.experiments.experiment_help import MANY, advance, finish_next, get, post
@@ -214,6 +214,68 @@ def test_the_files_of_a_running_experiment_are_not_deleted(api: Api, name: str) 
     assert body["id"] in response.json()["error"]["message"]
 
 
+def test_a_deleted_experiment_takes_its_arms_along_and_leaves_what_they_made(api: Api) -> None:
+    body = post(api, {"kind": "ramp", "sizes": [0, 8]}).json()
+    while finish_next(api, right=10):
+        advance(api)
+    arms = get(api, body["id"])["arms"]
+
+    response = api.client.delete(f"/v1/experiments/{body['id']}")
+
+    assert response.json() == {"id": body["id"], "object": "experiment", "deleted": True}
+    assert api.client.get(f"/v1/experiments/{body['id']}").status_code == 404
+    assert row_count(api.engine, ExperimentArm) == 0
+    left = [f"/v1/evaluations/{arm['evaluation']}" for arm in arms]
+    left += [
+        f"/v1/models/{arms[1]['adapter']}",
+        f"/v1/fine_tuning/jobs/{arms[1]['job']}",
+        f"/v1/files/{arms[1]['training_file']}",
+    ]
+    assert {api.client.get(path).status_code for path in left} == {200}
+    entry = api.client.get("/v1/audit").json()["data"][0]
+    assert (entry["act"], entry["target"]) == ("experiment.deleted", body["id"])
+
+
+def test_an_experiment_is_deleted_only_once_all_of_its_jobs_have_ended(api: Api) -> None:
+    path = f"/v1/experiments/{post(api, {'kind': 'ramp', 'sizes': [8]}).json()['id']}"
+    lease = must_claim(api.engine)
+
+    running = api.client.delete(path)
+    api.client.post(f"{path}/cancel")
+    still_ending = api.client.delete(path)
+    with unit_of_work(api.engine) as session:
+        assert jobs.fail(session, lease, code="x", message="x", param=None)
+
+    assert (running.status_code, still_ending.status_code) == (409, 409)
+    assert "Cancel it first" in running.json()["error"]["message"]
+    assert lease.job_id in still_ending.json()["error"]["message"]
+    assert api.client.delete(path).status_code == 200
+
+
+def test_an_arms_evaluation_is_deleted_only_after_its_experiment(api: Api) -> None:
+    body = post(api, {"kind": "ramp", "sizes": [0]}).json()
+    finish_next(api)
+    advance(api)
+    path = f"/v1/evaluations/{body['arms'][0]['evaluation']}"
+
+    refused = api.client.delete(path)
+
+    assert refused.status_code == 409
+    assert f"experiment {body['id']!r}" in refused.json()["error"]["message"]
+    api.client.delete(f"/v1/experiments/{body['id']}")
+    assert api.client.delete(path).status_code == 200
+
+
+def test_a_deleted_experiment_can_be_made_again_with_its_key(api: Api) -> None:
+    fields = {"training_file": api.file_id(content=MANY), "test_file": api.file_id(purpose="evals")}
+    body = {"model": BASE, "vary": {"kind": "ramp", "sizes": [0]}, **fields}
+    first = api.post("/v1/experiments", body, key="k-1").json()["id"]
+    api.client.post(f"/v1/experiments/{first}/cancel")
+    assert api.client.delete(f"/v1/experiments/{first}").status_code == 200
+
+    assert api.post("/v1/experiments", body, key="k-1").json()["id"] != first
+
+
 def test_experiments_are_listed_newest_first_page_by_page(api: Api) -> None:
     training = api.file_id(content=MANY)
     made = [post(api, GRID, training_file=training).json()["id"] for _ in range(3)]
@@ -227,6 +289,10 @@ def test_experiments_are_listed_newest_first_page_by_page(api: Api) -> None:
 @pytest.mark.parametrize("what", ["", "/comparison", "/comparison.csv", "/report"])
 def test_an_unknown_experiment_is_404(api: Api, what: str) -> None:
     assert api.client.get(f"/v1/experiments/exp-none{what}").status_code == 404
+
+
+def test_an_experiment_that_is_not_there_is_not_deleted(api: Api) -> None:
+    assert api.client.delete("/v1/experiments/exp-none").status_code == 404
 
 
 def test_a_result_file_is_no_test_file(api: Api) -> None:

@@ -143,6 +143,7 @@ def test_a_deleted_export_frees_its_files(api: Api) -> None:
 
     assert not (api.settings.blobs_dir / key).exists()
     assert api.client.get(f"/v1/exports/{export_id}").status_code == 404
+    assert row_count(api.engine, Job) == 0
 
 
 def test_an_unfinished_export_is_not_deleted(api: Api) -> None:

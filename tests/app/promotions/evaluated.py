@@ -9,9 +9,12 @@ from tests.fixtures.api import Api
 from tests.fixtures.queue import must_claim
 
 
-def evaluate(api: Api, adapter_id: str, file_id: str, right: Sequence[bool], *, first_row: int = 1) -> str:
+def evaluate(
+    api: Api, adapter_id: str, file_id: str, right: Sequence[bool], *, first_row: int = 1, decide_by: str = "answer"
+) -> str:
     """Lets an adapter answer a row of the file rightly or not, row by row; returns the evaluation's id."""
-    evaluation_id = str(api.client.post("/v1/evaluations", json={"model": adapter_id, "file": file_id}).json()["id"])
+    body = {"model": adapter_id, "file": file_id, "decide_by": decide_by}
+    evaluation_id = str(api.client.post("/v1/evaluations", json=body).json()["id"])
     lease = must_claim(api.engine)
     rows = [
         EvaluatedRow(

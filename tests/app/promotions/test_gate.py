@@ -124,6 +124,56 @@ class TestRefusals:
 
         assert put(api, to=adapters[1], gate={"file": file_id}).status_code == 200
 
+    def test_an_evaluation_that_chose_its_answers_otherwise_judges_nothing(
+        self, api: Api, adapters: tuple[str, str], file_id: str
+    ) -> None:
+        evaluate(api, adapters[0], file_id, right(40))
+        evaluate(api, adapters[1], file_id, right(40), decide_by="set")
+
+        assert put(api, to=adapters[1], gate={"file": file_id}).json()["error"]["code"] == "evaluation_missing"
+
+
+class TestDeletingWhatJudges:
+    def test_the_newest_evaluation_of_a_gates_adapter_is_not_deleted_but_an_older_one_is(
+        self, api: Api, adapters: tuple[str, str], file_id: str
+    ) -> None:
+        older, newest = evaluate(api, adapters[0], file_id, right(30)), evaluate(api, adapters[0], file_id, right(36))
+        put(api, to=adapters[0], gate={"file": file_id})
+
+        refused = api.client.delete(f"/v1/evaluations/{newest}")
+
+        assert refused.status_code == 409
+        assert "the gate of alias 'telecom@production'" in refused.json()["error"]["message"]
+        assert api.client.delete(f"/v1/evaluations/{older}").status_code == 200
+
+    def test_that_of_a_candidate_is_not_deleted_either(self, api: Api, adapters: tuple[str, str], file_id: str) -> None:
+        evaluate(api, adapters[0], file_id, right(36))
+        tried = evaluate(api, adapters[1], file_id, right(36))
+        put(api, to=adapters[0], gate={"file": file_id})
+        put(api, candidate={"model": adapters[1], "percent": 10})
+
+        assert api.client.delete(f"/v1/evaluations/{tried}").status_code == 409
+        api.client.delete(f"{ALIAS}/candidate")
+        assert api.client.delete(f"/v1/evaluations/{tried}").status_code == 200
+
+    def test_on_another_file_or_without_a_gate_it_is_deleted(self, api: Api, adapters: tuple[str, str], file_id: str) -> None:
+        put(api, to=adapters[0], gate={"file": file_id})
+        elsewhere = evaluate(api, adapters[0], api.file_id(purpose="evals"), right(36))
+        of_another = evaluate(api, adapters[1], file_id, right(36))
+
+        assert api.client.delete(f"/v1/evaluations/{elsewhere}").status_code == 200
+        assert api.client.delete(f"/v1/evaluations/{of_another}").status_code == 200
+
+    def test_the_history_keeps_the_numbers_of_an_evaluation_that_is_gone(
+        self, api: Api, adapters: tuple[str, str], file_id: str
+    ) -> None:
+        before = evaluate(api, adapters[0], file_id, right(20))
+        evaluate(api, adapters[1], file_id, right(38))
+        put(api, to=adapters[1], gate={"file": file_id})
+
+        assert api.client.delete(f"/v1/evaluations/{before}").status_code == 200
+        assert api.client.get(f"{ALIAS}/history").json()["data"][0]["gate"]["baseline"] == 0.5
+
 
 class TestForce:
     def test_a_worse_adapter_is_forced_with_a_reason_and_the_history_says_so(
