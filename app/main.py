@@ -38,7 +38,7 @@ from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
-from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
+from app.codebook.body import MAX_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
 from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
 from app.console.endpoints import ConsoleLimits, install_console
