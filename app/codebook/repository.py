@@ -46,11 +46,6 @@ def codes(session: Session) -> list[str]:
     return sorted(session.scalars(select(CodebookEntry.code)))
 
 
-def count(session: Session) -> int:
-    """Returns how many entries there are."""
-    return session.scalar(select(func.count()).select_from(CodebookEntry)) or 0
-
-
 def tally(session: Session) -> Tally:
     """Returns how many entries there are, and how many of them have a text."""
     query = select(func.count(), func.count(CodebookEntry.text)).select_from(CodebookEntry)
