@@ -38,8 +38,9 @@ from app.answers.review_endpoints import router as reviews_router
 from app.answers.service import AnswerLimits, AnswerService
 from app.blobs.opening import open_blobs
 from app.blobs.store import BlobStore
-from app.codebook.endpoints import MAX_BODY_BYTES as CODEBOOK_BODY_BYTES
+from app.codebook.body import MAX_BYTES as CODEBOOK_BODY_BYTES
 from app.codebook.endpoints import router as codebook_router
+from app.console.codebook_pages import PREFIX as CONSOLE_CODEBOOK_PATH
 from app.console.dataset_pages import UPLOAD_PATH as CONSOLE_UPLOAD_PATH
 from app.console.endpoints import ConsoleLimits, install_console
 from app.console.refusals import refuse_page
@@ -180,6 +181,7 @@ def create_app(
             "/v1/files": settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
             CONSOLE_UPLOAD_PATH: settings.max_upload_bytes + datasets.MULTIPART_OVERHEAD_BYTES,
             "/v1/codebook": CODEBOOK_BODY_BYTES,
+            CONSOLE_CODEBOOK_PATH: CODEBOOK_BODY_BYTES + datasets.MULTIPART_OVERHEAD_BYTES,
         },
     )
     # From here on in this order, so that they stand around everything: a request has its id before it is turned away.

@@ -105,6 +105,12 @@ _TRAIN: tuple[tuple[str, str], ...] = (
     ("GET", "/console/models"),
     ("GET", "/console/models/{adapter_id}"),
     ("GET", "/console/aliases/{name}"),
+    ("GET", "/console/exports"),
+    ("POST", "/console/exports"),
+    ("POST", "/console/exports/{export_id}/cancel"),
+    ("POST", "/console/exports/{export_id}/delete"),
+    ("GET", "/console/codebook"),
+    ("GET", "/console/codebook/report"),
     ("GET", "/console/answers"),
     ("GET", "/console/review"),
     ("POST", "/console/review"),
@@ -124,6 +130,10 @@ _ADMIN: tuple[tuple[str, str], ...] = (
     ("POST", "/console/aliases"),
     ("POST", "/console/aliases/{name}/end-trial"),
     ("POST", "/console/aliases/{name}/delete"),
+    ("POST", "/console/codebook"),
+    ("GET", "/console/keys"),
+    ("POST", "/console/keys"),
+    ("POST", "/console/keys/{key_id}/revoke"),
 )
 ROUTE_SCOPES: RouteScopes = {
     **dict.fromkeys(_EVERYBODY, None),

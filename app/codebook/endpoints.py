@@ -9,20 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from app.access import audit
 from app.access.dependencies import CallerDep
 from app.codebook import repository, service
-from app.codebook.entries import MAX_ENTRIES, Entry, InvalidCodebook, check_entries
+from app.codebook.body import CSV, JSON, XLSX, read_body
+from app.codebook.entries import MAX_ENTRIES
+from app.codebook.replacing import replace_book
 from app.codebook.schemas import CodebookObject, CoverageObject, PutCodebook, ReplacedObject
-from app.codebook.table import rows_of_cells, rows_of_csv, to_csv
-from app.codebook.workbook import read_first_sheet
-from app.db.unit_of_work import after_commit, unit_of_work
+from app.codebook.table import to_csv
 from app.http.dependencies import BlobsDep, EngineDep, ReadingDep, StoreDep
 from app.http.errors import ERROR_RESPONSES
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-_JSON, _CSV = "application/json", "text/csv"
-_XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -45,7 +41,7 @@ async def _body(request: Request) -> bytes:
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {_JSON: {"schema": _json_schema()}, _CSV: _BINARY, _XLSX: _BINARY},
+            "content": {JSON: {"schema": _json_schema()}, CSV: _BINARY, XLSX: _BINARY},
         }
     },
 )
@@ -53,17 +49,16 @@ def put_codebook(
     request: Request, caller: CallerDep, engine: EngineDep, body: Annotated[bytes, Depends(_body)]
 ) -> ReplacedObject:
     """Replaces the whole book: JSON, or a CSV or XLSX table with the columns code, category, text (代码, 类别, 文本)."""
-    # Read before the transaction begins: SQLite has one writer at a time.
-    entries = _entries(request.headers.get("content-type", ""), body)
-    with unit_of_work(engine) as session:
-        replaced = service.replace(session, entries)
-        counts = {"version": replaced.version, "added": replaced.added, "changed": replaced.changed, "removed": replaced.removed}
-        audit.record(session, caller, "codebook.replaced", "codebook", details=counts)
-        after_commit(session, request.app.state.code_texts.forget)
-    return ReplacedObject.of(replaced)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        # Read before the transaction begins: SQLite has one writer at a time.
+        entries = read_body(media_type, body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
+    return ReplacedObject.of(replace_book(engine, entries, caller=caller, forget_texts=request.app.state.code_texts.forget))
 
 
-@router.get("", response_model=CodebookObject, responses={200: {"content": {_CSV: {}}}})
+@router.get("", response_model=CodebookObject, responses={200: {"content": {CSV: {}}}})
 def get_codebook(
     session: ReadingDep, format: Annotated[Literal["json", "csv"], Query(description="`csv` opens in a spreadsheet.")] = "json"
 ) -> CodebookObject | Response:
@@ -72,7 +67,7 @@ def get_codebook(
     entries = repository.read_entries(session)
     if format == "csv":
         headers = {"content-disposition": 'attachment; filename="codebook.csv"', "x-content-type-options": "nosniff"}
-        return Response(to_csv(entries), media_type=_CSV, headers=headers)
+        return Response(to_csv(entries), media_type=CSV, headers=headers)
     return CodebookObject.of(book, entries)
 
 
@@ -90,17 +85,3 @@ def get_codebook_report(
     with tempfile.TemporaryDirectory(dir=request.app.state.uploads_dir) as scratch:
         coverage = service.cover(session, blobs, store, model, scratch=Path(scratch))
     return CoverageObject.of(model, coverage, limit=limit)
-
-
-def _entries(content_type: str, body: bytes) -> list[Entry]:
-    match content_type.partition(";")[0].strip().lower():
-        case media_type if media_type == _JSON:
-            try:
-                return check_entries(PutCodebook.model_validate_json(body).rows())
-            except ValidationError as error:
-                raise RequestValidationError(error.errors(include_url=False, include_input=False)) from error
-        case media_type if media_type == _CSV:
-            return check_entries(rows_of_csv(body))
-        case media_type if media_type == _XLSX:
-            return check_entries(rows_of_cells(read_first_sheet(body)))
-    raise InvalidCodebook(f"Send the book as {_JSON}, {_CSV} or {_XLSX}.", param="content-type")

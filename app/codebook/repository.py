@@ -1,8 +1,9 @@
 """Queries over the code book."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, or_, select
 from sqlalchemy.orm import Session
 
 from app.codebook.entries import Entry
@@ -12,6 +13,14 @@ from app.db.locks import hold_name
 
 _THE_BOOK = 1
 _CHUNK = 5_000
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many entries the book has."""
+
+    entries: int
+    with_text: int
 
 
 def get_book(session: Session, *, for_update: bool = False) -> Codebook:
@@ -37,9 +46,22 @@ def codes(session: Session) -> list[str]:
     return sorted(session.scalars(select(CodebookEntry.code)))
 
 
-def count(session: Session) -> int:
-    """Returns how many entries there are."""
-    return session.scalar(select(func.count()).select_from(CodebookEntry)) or 0
+def tally(session: Session) -> Tally:
+    """Returns how many entries there are, and how many of them have a text."""
+    query = select(func.count(), func.count(CodebookEntry.text)).select_from(CodebookEntry)
+    return Tally(*session.execute(query).one())
+
+
+def entries_page(session: Session, *, wanted: str, after: str | None, limit: int) -> tuple[list[Entry], bool]:
+    """Returns a page of the entries in which a text occurs, by code in the database's own order, and whether more follow."""
+    query = select(CodebookEntry.code, CodebookEntry.category, CodebookEntry.text).order_by(CodebookEntry.code)
+    if wanted:
+        columns = (CodebookEntry.code, CodebookEntry.category, CodebookEntry.text)
+        query = query.where(or_(*(column.icontains(wanted, autoescape=True) for column in columns)))
+    if after is not None:
+        query = query.where(CodebookEntry.code > after)
+    rows = [Entry(*row) for row in session.execute(query.limit(limit + 1))]
+    return rows[:limit], len(rows) > limit
 
 
 def remove(session: Session, gone: Sequence[str]) -> None:

@@ -9,11 +9,14 @@ from app.console import (
     alias_pages,
     answer_pages,
     ask_page,
+    codebook_pages,
     dataset_pages,
     description_pages,
     evaluation_pages,
     experiment_pages,
+    export_pages,
     job_pages,
+    key_pages,
     login_page,
     model_pages,
     overview_page,
@@ -69,9 +72,12 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
     )
     app.include_router(model_pages.make_router(pages))
     app.include_router(alias_pages.make_router(pages))
+    app.include_router(export_pages.make_router(pages, max_unfinished=limits.max_unfinished_jobs))
+    app.include_router(codebook_pages.make_router(pages))
     app.include_router(ask_page.make_router(pages, default_model=limits.base_model, max_question_chars=limits.max_question_chars))
     app.include_router(answer_pages.make_router(pages))
     app.include_router(review_pages.make_router(pages, keeps_questions=limits.keeps_questions))
+    app.include_router(key_pages.make_router(pages))
     app.include_router(_unknown_paths())
 
 

@@ -49,9 +49,14 @@ def checked(body: type[Body], values: Mapping[str, Any]) -> Body:
     try:
         return body.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise WrongField(f"{name}: {str(first['msg'])[:300]}", param=name) from error
+        raise wrong_field(error) from error
+
+
+def wrong_field(error: ValidationError) -> WrongField:
+    """Returns the error that names the first value that is not of its kind."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name, reason = ".".join(str(part) for part in first["loc"]), str(first["msg"])[:300]
+    return WrongField(f"{name}: {reason}" if name else reason, param=name or None)
 
 
 def number(form: Mapping[str, str], name: str, *, default: float | None = None) -> float | None:

@@ -8,6 +8,7 @@ from app.access.dependencies import CallerDep
 from app.adapters import repository, service
 from app.adapters.schemas import ModelObject
 from app.console.choices import base_models, datasets_of, evaluated_files
+from app.console.export_pages import FORMATS
 from app.console.pages import Pages, see
 from app.console.route import ConsoleRoute
 from app.db.unit_of_work import after_commit
@@ -56,6 +57,7 @@ def make_router(pages: Pages) -> APIRouter:
             aliases=[alias.name for alias in repository.list_aliases(session)],
             files=datasets_of(session),
             evaluated=evaluated_files(session, adapter_id),
+            formats=FORMATS,
         )
 
     @router.post(_PREFIX + "/{adapter_id}/delete")

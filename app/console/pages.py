@@ -30,6 +30,7 @@ SECTIONS: Mapping[str, str] = {
     "evaluations": "/console/evaluations",
     "experiments": "/console/experiments",
     "models": "/console/models",
+    "codebook": "/console/codebook",
     "ask": "/console/ask",
     "answers": "/console/answers",
 }
@@ -99,6 +100,7 @@ class Pages:
             sections=_sections_of(caller),
             caller=caller,
             is_open=caller is ANYBODY,
+            is_admin=caller is not None and caller.scope.includes(Scope.ADMIN),
             here=lambda **query: str(request.url.include_query_params(**query).replace(scheme="", netloc="")),
             done=request.query_params.get("done", ""),
             ago=partial(figures.ago, words=words),

@@ -1,4 +1,4 @@
-"""The words of the pages: one catalogue a language, `words/<language>.json`."""
+"""The words of the pages: one catalogue a language, `words/<language>.json`; in Chinese also `words/errors_zh.json`."""
 
 import json
 from collections.abc import Mapping
@@ -14,6 +14,14 @@ _FOLDER = Path(__file__).parent / "words"
 def catalogue(language: str) -> Mapping[str, str]:
     """Returns a language's words by key."""
     found: Mapping[str, str] = json.loads((_FOLDER / f"{language}.json").read_text("utf-8"))
+    return found
+
+
+@cache
+def words_of_errors(language: str) -> Mapping[str, str]:
+    """Returns, by an error's code, what is wrong in general and what to do next; nothing in English, which each error speaks."""
+    path = _FOLDER / f"errors_{language}.json"
+    found: Mapping[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return found
 
 
@@ -35,6 +43,10 @@ class Words:
     def find(self, key: str, default: str) -> str:
         """Returns the text of a key that the catalogue may not have, such as a status that a newer worker wrote."""
         return self._words.get(key, default)
+
+    def of_error(self, code: str) -> str:
+        """Returns what an error's code means and what to do next, or nothing where its own message says that in this language."""
+        return words_of_errors(self.language).get(code, "")
 
 
 def choose_language(wished: str | None, remembered: str | None, accepted: str) -> str:

@@ -37,6 +37,14 @@ _STATUS_OF_CODE = {
     "key_too_busy": 429,
     "idempotency_key_reused": 422,
 }
+# Of what the framework refuses before any of our code sees it.
+CODE_OF_STATUS: Mapping[int, str] = {
+    404: "unknown_path",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "malformed_request",
+}
+HTTP_ERROR = "http_error"
 _TYPE_OF_STATUS = {
     401: "authentication_error",
     403: "permission_error",
@@ -143,9 +151,8 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> JSONResponse:
         messages = {404: "There is no such path. The API is described at /docs.", 405: "This path has no such method."}
-        codes = {404: "unknown_path", 405: "method_not_allowed", 413: "too_large", 422: "malformed_request"}
         message = messages.get(error.status_code, str(error.detail)[:_MAX_MESSAGE_CHARS])
-        response = error_response(error.status_code, message, code=codes.get(error.status_code, "http_error"))
+        response = error_response(error.status_code, message, code=CODE_OF_STATUS.get(error.status_code, HTTP_ERROR))
         response.headers.update(error.headers or {})
         return response
 

@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,21 @@ class Browser:
         path = SCREENSHOTS / f"{name}.png"
         path.write_bytes(base64.b64decode(shot["data"]))
         return path
+
+    def tour(self, pages: Mapping[str, str], *, width: int, language: str, theme: str) -> None:
+        """Takes a picture of each page and demands that it fits its window and that no script fails."""
+        self.look(width=width, theme=theme)
+        try:
+            for name, path in pages.items():
+                self.go(f"{path}{'&' if '?' in path else '?'}lang={language}")
+                if self.all("figure.plot"):
+                    self.wait(lambda browser: browser.all("figure.plot .main-svg"))
+                    time.sleep(0.3)
+                self.picture(f"{name}-{width}-{language}-{theme}")
+                assert self.driver.execute_script("return document.documentElement.scrollWidth") <= width, name
+            assert self.errors() == []
+        finally:
+            self.look()
 
     def set_scripts(self, *, on: bool) -> None:
         """Switches the scripts of pages on or off."""

@@ -1,7 +1,6 @@
 """The main job in a browser, from a file to an answer and back, then every page at two widths in both themes and languages."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -225,15 +224,4 @@ def test_no_page_is_wider_than_its_window_and_no_script_fails(
         **{one["id"].partition("-")[0]: f"/console/evaluations/{one['id']}" for one in client.get("/v1/evaluations")["data"][:1]},
         **{one["id"].partition("-")[0]: f"/console/experiments/{one['id']}" for one in client.get("/v1/experiments")["data"][:1]},
     }
-    browser.look(width=width, theme=theme)
-    try:
-        for name, path in pages.items():
-            browser.go(f"{path}?lang={language}")
-            if browser.all("figure.plot"):
-                browser.wait(lambda browser: browser.all("figure.plot .main-svg"))
-                time.sleep(0.3)
-            browser.picture(f"{name}-{width}-{language}-{theme}")
-            assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= width, name
-        assert browser.errors() == []
-    finally:
-        browser.look()
+    browser.tour(pages, width=width, language=language, theme=theme)

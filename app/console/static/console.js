@@ -34,6 +34,10 @@ function showPreset(form) {
 for (const form of document.querySelectorAll("form[method=post]")) askOnce(form);
 for (const area of document.querySelectorAll("[data-submit-on-enter]")) askOnEnter(area);
 for (const form of document.querySelectorAll("form")) showPreset(form);
+for (const field of document.querySelectorAll("[data-select-on-focus]")) {
+  field.addEventListener("focus", () => field.select());
+  if (field === document.activeElement) field.select();
+}
 window.addEventListener("pageshow", () => {
   for (const button of document.querySelectorAll("form[method=post] button")) button.disabled = false;
 });

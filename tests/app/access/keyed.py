@@ -1,5 +1,6 @@
 """An API that asks for keys, and keys for it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from tests.fixtures.db import Databases
 
 OPERATOR = Caller("operator:test", Scope.ADMIN)
 UNKNOWN_SECRET = "dk_" + "x" * 43
+_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 
 
 def make_key(api: Api, scope: Scope, *, name: str | None = None, **wishes: Any) -> service.CreatedKey:
@@ -37,6 +39,18 @@ def browser(api: Api) -> Iterator[TestClient]:
     # One event loop for all of a process, as in life.
     client.portal = api.client.portal
     yield client
+
+
+def send(client: TestClient, page: str, address: str, **fields: str) -> httpx2.Response:
+    """Sends a form with the token of a page."""
+    found = _TOKEN.search(client.get(page).text)
+    assert found
+    return client.post(address, data={"form_token": found.group(1), **fields})
+
+
+def log_in(client: TestClient, secret: str, **fields: str) -> httpx2.Response:
+    """Begins a session in the console."""
+    return send(client, "/console/login", "/console/login", key=secret, **fields)
 
 
 def error_of(response: httpx2.Response) -> dict[str, Any]:

@@ -2,28 +2,14 @@ import re
 import time
 from pathlib import Path
 
-import httpx2
 import pytest
-from fastapi.testclient import TestClient
 
 from app.access import service
 from app.access.scopes import Scope
 from app.access.sessions import COOKIE, session_secret
 from app.db.unit_of_work import unit_of_work
-from tests.app.access.keyed import OPERATOR, UNKNOWN_SECRET, browser, make_key
+from tests.app.access.keyed import OPERATOR, UNKNOWN_SECRET, browser, log_in, make_key, send
 from tests.fixtures.api import BASE, QUESTION, Api
-
-_TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
-
-
-def send(client: TestClient, page: str, address: str, **fields: str) -> httpx2.Response:
-    found = _TOKEN.search(client.get(page).text)
-    assert found
-    return client.post(address, data={"form_token": found.group(1), **fields})
-
-
-def log_in(client: TestClient, secret: str, **fields: str) -> httpx2.Response:
-    return send(client, "/console/login", "/console/login", key=secret, **fields)
 
 
 def test_a_visitor_without_a_session_is_led_to_the_login_and_back(keyed_api: Api) -> None:

@@ -8,16 +8,11 @@ import openpyxl
 import pytest
 from sqlalchemy import Engine
 
-from app.adapters import service as adapters
-from app.blobs.keys import adapter_key
 from app.codebook import repository, service
 from app.codebook.entries import Entry
 from app.db.unit_of_work import read_only, unit_of_work
 from app.jobs import repository as job_rows
-from app.ml.adapter_card import AdapterCard, write_card
-from app.ml.codes import CodeVocabulary
-from app.ml.prompting import Wrapper
-from app.ml.spec import FinetuneSpec
+from tests.app.codebook.coded import insert_adapter_with_codes
 from tests.fixtures.api import BASE, QUESTION, Api
 
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -34,37 +29,6 @@ def put(api: Api, entries: list[dict[str, Any]] = BOOK) -> httpx2.Response:
 
 def put_bytes(api: Api, body: bytes, content_type: str) -> httpx2.Response:
     return api.client.put("/v1/codebook", content=body, headers={"content-type": content_type})
-
-
-def insert_adapter_with_codes(api: Api, folder: Path, codes: tuple[str, ...]) -> str:
-    folder.mkdir()
-    card = AdapterCard(
-        base_model=BASE,
-        base_model_checksum="b",
-        dataset_checksum="d",
-        spec=FinetuneSpec(),
-        precision="fp32",
-        seed=0,
-        wrapper=Wrapper("", ""),
-        vocabulary=CodeVocabulary(codes, 2),
-        metrics={},
-        versions={},
-    )
-    write_card(folder, card)
-    checksum = "c" * 64
-    api.app.state.blobs.put_folder(adapter_key(checksum), folder)
-    with unit_of_work(api.engine) as session:
-        adapter = adapters.create(
-            session,
-            name="telecom",
-            base_model=BASE,
-            job_id="ftjob-none",
-            checksum=checksum,
-            blob_key=adapter_key(checksum),
-            spec={},
-            metrics={},
-        )
-        return adapter.id
 
 
 def test_the_book_is_replaced_as_a_whole(api: Api) -> None:

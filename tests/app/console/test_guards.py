@@ -18,6 +18,10 @@ PAGES = (
     "/console/ask",
     "/console/answers",
     "/console/review",
+    "/console/exports",
+    "/console/codebook",
+    "/console/codebook/report",
+    "/console/keys",
 )
 
 

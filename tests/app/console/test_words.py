@@ -8,11 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import app.console
+from app.access.scopes import Scope
 from app.answers.fallback import FallbackReason
 from app.answers.reviews import Verdict as ReviewVerdict
 from app.answers.variants import Variant
 from app.console.experiment_pages import KINDS
+from app.console.export_pages import FORMATS
 from app.console.forms import SPEC_FIELDS, SPEC_SWITCHES
+from app.console.key_pages import ENDINGS
 from app.console.pages import SECTIONS
 from app.console.words import LANGUAGES, catalogue, choose_language
 from app.errors import Kind
@@ -38,6 +41,9 @@ COMPOSED = {
     "variant.": list(Variant.__args__),  # type: ignore[attr-defined]
     "fallback.": list(FallbackReason.__args__),  # type: ignore[attr-defined]
     "preset.": list(PRESETS),
+    "export.format_note.": list(FORMATS),
+    "key.scope_note.": list(Scope),
+    "key.ending.": list(ENDINGS),
     "warning.": list(_MESSAGES),
     "spec.": [*SPEC_FIELDS, *SPEC_SWITCHES],
 }

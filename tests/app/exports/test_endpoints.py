@@ -7,31 +7,17 @@ from typing import Any
 import pytest
 
 from app.db.unit_of_work import unit_of_work
-from app.durable import seal_folder
 from app.exports import service
 from app.exports.models import Export
 from app.jobs import leases
 from app.jobs.models import Job
+from tests.app.exports.finished import finish
 from tests.fixtures.api import BASE, Api
 from tests.fixtures.queue import insert_adapter, must_claim, read_job, row_count
 
 
 def post(api: Api, **fields: Any) -> Any:
     return api.client.post("/v1/exports", json={"model": insert_adapter(api.engine), "format": "peft", **fields})
-
-
-def finish(api: Api, *, files: dict[str, bytes]) -> str:
-    """Ends the next export as its worker does; returns the key of its files."""
-    lease = must_claim(api.engine)
-    key = f"exports/{lease.job_id}-{lease.fence}"
-    folder = api.settings.blobs_dir / key
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    checksum = seal_folder(folder)
-    with unit_of_work(api.engine) as session:
-        assert service.finish(session, lease, blob_key=key, checksum=checksum, size_bytes=sum(map(len, files.values())))
-    return key
 
 
 def test_an_export_is_queued_and_readable_at_once(api: Api) -> None:
