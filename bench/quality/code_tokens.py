@@ -1,13 +1,13 @@
 """Variant `code_tokens`: each code is one new token of the vocabulary, where the product spells codes with the base's tokens.
 
 An answer is code, `|`, code, …, end, and each of these is one new token. Its embedding is both what is read and what the head
-compares with; it starts as the mean of the embeddings of the tokens that spell it, and trains in full beside the LoRA factors, at
-the spec's learning rate or at one of its own (`code_learning_rate`). The base's own embeddings stay as they are, and the head has
-the new tokens alone, so that a loss over the vocabulary is one over them. A code that training never shows has no token and cannot
-be answered.
+compares with; it starts as the mean of the embeddings of the tokens that spell it, and trains in full beside the LoRA factors,
+at the spec's learning rate or at one of its own (`code_learning_rate`). The base's own embeddings stay as they are, and the head
+has the new tokens alone, so that a loss over the vocabulary is one over them. A code that training never shows has no token and
+cannot be answered.
 
-All else is the product's: rows and their order, prompts (neighbours that a prompt shows are answered in code tokens), LoRA factors,
-objective, optimiser, schedule, grammar, greedy answers, and the temperature. Networks run padded, through transformers and peft.
+All else is the product's: rows and their order, prompts (neighbours that a prompt shows are answered in code tokens), factors,
+objective, optimiser, schedule, grammar, greedy answers, temperature. Networks run padded, through transformers and peft.
 """
 
 import time
