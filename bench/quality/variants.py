@@ -34,6 +34,8 @@ VARIANTS: Mapping[str, Overrides] = {
     "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
     "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
     "neighbours_12": {**_ALLOWED, "prompt_neighbours": 12},
+    "neighbours_4_by_answers": {**_ALLOWED, "prompt_neighbours": 4, "prompt_neighbours_by": "answers"},
+    "neighbours_8_by_answers": {**_ALLOWED, "prompt_neighbours": 8, "prompt_neighbours_by": "answers"},
     "phrases": {**_ALLOWED, "augment_phrases": 0.7},
     "noise": {**_ALLOWED, "augment_noise": 0.05},
     "canonical": {**_ALLOWED, "code_order": "canonical"},
