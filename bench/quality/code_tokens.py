@@ -101,10 +101,24 @@ class CodeTokenizer:
         return [*(self.base.encode(text) for text in self.numbers), [self.base.eos_id]]
 
 
+class CodeHead(torch.nn.Linear):
+    """Compares in fp32 whatever the network computes in: codes that are spelled alike lie close together."""
+
+    def __init__(self, spelled: torch.Tensor) -> None:
+        """`spelled`: [C, D] fp32, what each new token starts as."""
+        super().__init__(spelled.shape[1], spelled.shape[0], bias=False, device=spelled.device, dtype=torch.float32)
+        self.weight.data.copy_(spelled)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Returns [..., C] fp32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
 class CodeEmbedding(torch.nn.Module):
     """Reads new tokens with the head's weight and all others with the base's own embedding."""
 
-    def __init__(self, base: torch.nn.Module, head: torch.nn.Linear) -> None:
+    def __init__(self, base: torch.nn.Module, head: CodeHead) -> None:
         super().__init__()
         # The base first: transformers takes a network's dtype from its first weight.
         self.base, self.head = base, head
@@ -187,9 +201,7 @@ def with_code_tokens(base: LoadedModel, vocabulary: CodeVocabulary) -> LoadedMod
     """Returns a base model with new tokens in its tokenizer, its embedding and its head; the network is changed in place."""
     tokenizer, network = CodeTokenizer.of_codes(base.tokenizer, vocabulary.codes), base.network
     words = network.get_input_embeddings()
-    head = torch.nn.Linear(words.weight.shape[1], tokenizer.size, bias=False, device=base.device, dtype=torch.float32)
-    with torch.no_grad():
-        head.weight.copy_(torch.stack([words.weight[tokens].float().mean(0) for tokens in tokenizer.spellings()]))
+    head = CodeHead(torch.stack([words.weight[tokens].float().mean(0) for tokens in tokenizer.spellings()]))
     network.set_input_embeddings(CodeEmbedding(words, head))
     network.set_output_embeddings(head)
     return replace(base, tokenizer=tokenizer)
