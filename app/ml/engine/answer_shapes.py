@@ -8,7 +8,7 @@ Characters alone take a greeting, a product and what is asked of it for equally 
   they were asked for.
 
 Nothing is stored: all of it follows from an index and the vocabulary. Constants were chosen on a split of the telecom training
-rows, and BANKING77's confirm them.
+rows (docs/results/quality.md).
 """
 
 import math
