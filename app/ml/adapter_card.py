@@ -40,7 +40,7 @@ class AdapterCard:
     @property
     def renderer(self) -> PromptRenderer:
         """The prompt renderer that the adapter was trained with; where it shows training questions, they must be bound to it."""
-        return PromptRenderer(self.spec.template, self.wrapper, self.spec.prompt_neighbours)
+        return PromptRenderer(self.spec.template, self.wrapper, self.spec.prompt_neighbours, self.spec.prompt_neighbours_by)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:

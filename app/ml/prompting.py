@@ -20,7 +20,7 @@ from typing import Protocol
 
 from app.ml.codes import SEPARATOR, answer_tokens
 from app.ml.errors import AdapterMismatch, InvalidSpec
-from app.ml.spec import Template
+from app.ml.spec import NeighboursBy, Template
 from app.ml.tokens import TextTokenizer
 
 MAX_PROMPT_TOKENS = 2048
@@ -80,6 +80,8 @@ class PromptRenderer:
     wrapper: Wrapper = Wrapper()
     neighbours: int = 0
     """How many training questions a prompt shows."""
+    neighbours_by: NeighboursBy = "text"
+    """What makes them near."""
     nearest: NearestQuestions | None = None
 
     def render(self, question: str) -> str:

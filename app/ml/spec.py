@@ -20,6 +20,7 @@ Precision = Literal["auto", "bf16", "fp32"]
 EvalStrategy = Literal["no", "epoch"]
 LossOver = Literal["vocabulary", "allowed"]
 CodeOrder = Literal["given", "canonical", "shuffled"]
+NeighboursBy = Literal["text", "answers"]
 BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
 # Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
@@ -122,6 +123,9 @@ class FinetuneSpec:
         16,
         "questions",
         "Nearest training questions shown with their answers in each prompt; the adapter keeps them.",
+    )
+    prompt_neighbours_by: NeighboursBy = _choice(
+        "text", ("text", "answers"), "Nearest by shared characters, or also by what these say of the answer's codes."
     )
     augment_noise: float = _ranged(
         0.0, 0.0, 0.5, "chance", "Chance that a character is dropped, doubled or swapped, in half of the rows anew each epoch."

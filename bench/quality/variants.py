@@ -19,15 +19,23 @@ LORA: Overrides = {
 }
 TEACHER_SEEDS = "teacher_seeds"
 """In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
+ANSWER_FORMAT, CODE_TOKENS = "answer_format", "code_tokens"
+"""In a variant: what codes are made of; `code_tokens` (see `bench.quality.code_tokens`), or by default spelled."""
+CODE_LEARNING_RATE = "code_learning_rate"
+"""In a variant with code tokens: the peak learning rate of their embeddings; by default the adapter's."""
+_NOT_IN_SPEC = {TEACHER_SEEDS, ANSWER_FORMAT, CODE_LEARNING_RATE}
 _ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
 # What is told apart, one ingredient a line; what wins is put together in a variants file.
 VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
+    "code_tokens": {**LORA, ANSWER_FORMAT: CODE_TOKENS},
     "allowed": _ALLOWED,
     "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
     "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
     "neighbours_12": {**_ALLOWED, "prompt_neighbours": 12},
+    "neighbours_4_by_answers": {**_ALLOWED, "prompt_neighbours": 4, "prompt_neighbours_by": "answers"},
+    "neighbours_8_by_answers": {**_ALLOWED, "prompt_neighbours": 8, "prompt_neighbours_by": "answers"},
     "phrases": {**_ALLOWED, "augment_phrases": 0.7},
     "noise": {**_ALLOWED, "augment_noise": 0.05},
     "canonical": {**_ALLOWED, "code_order": "canonical"},
@@ -44,7 +52,7 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
 
     Raises:
         InvalidSpec: an override is none of the job spec's.
-        SystemExit: there is no such variant.
+        SystemExit: there is no such variant, or no such format of answers.
     """
     added: dict[str, dict[str, Any]] = {} if file is None else json.loads(file.read_text())
     known: dict[str, dict[str, Any]] = {name: dict(overrides) for name, overrides in VARIANTS.items()}
@@ -58,13 +66,15 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
         raise SystemExit(f"There is no variant {missing}. Known: {sorted(known)}.")
     chosen = {name: {**known[name], **changes} for name in wanted}
     for overrides in chosen.values():
+        if (answer_format := overrides.get(ANSWER_FORMAT, CODE_TOKENS)) != CODE_TOKENS:
+            raise SystemExit(f"There is no {ANSWER_FORMAT} {answer_format!r}. Say {CODE_TOKENS!r}, or leave it out.")
         spec_of(overrides)
     return chosen
 
 
 def spec_of(overrides: Overrides) -> FinetuneSpec:
     """Resolves a variant as the product resolves a request."""
-    asked = {name: value for name, value in overrides.items() if name != TEACHER_SEEDS}
+    asked = {name: value for name, value in overrides.items() if name not in _NOT_IN_SPEC}
     if TEACHER_SEEDS in overrides:
         # A job names adapters that are there; a run trains its own.
         asked["distill_from"] = [f"teacher:{seed}" for seed in overrides[TEACHER_SEEDS]]

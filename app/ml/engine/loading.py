@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.ml.engine.device import dtype_name
 from app.ml.model_store import BaseModelFolder
-from app.ml.tokens import FileTokenizer, load_tokenizer
+from app.ml.tokens import TextTokenizer, load_tokenizer
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -23,7 +23,7 @@ class LoadedModel:
     name: str
     checksum: str
     network: Any
-    tokenizer: FileTokenizer
+    tokenizer: TextTokenizer
     device: torch.device
     dtype: torch.dtype
 

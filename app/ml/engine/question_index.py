@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,29 @@ _FNV_PRIME = 16_777_619
 
 Neighbour = tuple[int, float]
 """Number of a distinct answer, and how near its nearest question is, 0..1."""
+
+
+class Ranking(Protocol):
+    """What makes a question near, other than the characters that it shares."""
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """[G] what two questions that hold an n-gram share; 0 for a common one."""
+        ...
+
+    @property
+    def inverse_norms(self) -> NDArray[np.float64]:
+        """[M] `QuestionIndex.inverse_norms_of` these weights."""
+        ...
+
+    @property
+    def unknown_weight(self) -> float:
+        """What an n-gram weighs that no training question holds."""
+        ...
+
+    def answer_terms(self, ngrams: NDArray[np.uint32], left_out: int) -> NDArray[np.float64]:
+        """Returns [A] what is added to each answer's similarity, as if the question `left_out` were not there (-1: none)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +155,17 @@ class QuestionIndex:
         answers, similarities, _ = self._nearest(question, count, left_out=-1)
         return answers, similarities
 
-    def nearest_documents(self, question: str, count: int, *, own: tuple[str, tuple[int, ...]] | None = None) -> list[int]:
+    def nearest_documents(
+        self,
+        question: str,
+        count: int,
+        *,
+        own: tuple[str, tuple[int, ...]] | None = None,
+        ranking: Ranking | None = None,
+    ) -> list[int]:
         """Returns the nearest question's number of up to `count` distinct answers, best first; needs texts.
 
-        Without `own`, a question and its answer, unless several training rows have them.
+        Without `own`, a question and its answer, unless several training rows have them. `ranking`: None is by characters.
         """
         assert self.texts is not None
         left_out = -1
@@ -142,21 +173,27 @@ class QuestionIndex:
             found = self._document_of.get((self.affixes.core(own[0])[:_MOST_SHOWN_CHARS], own[1]), -1)
             is_single = found >= 0 and (self.row_counts is None or self.row_counts[found] == 1)
             left_out = found if is_single else -1
-        _, _, documents = self._nearest(question, count, left_out=left_out)
-        return [document for document in documents.tolist() if document >= 0]
+        # The answer of a question that is left out may still rank for itself, and has nothing to show.
+        _, _, documents = self._nearest(question, count + (left_out >= 0), left_out=left_out, ranking=ranking)
+        return [document for document in documents.tolist() if document >= 0][:count]
 
     def _nearest(
-        self, question: str, count: int, *, left_out: int
+        self, question: str, count: int, *, left_out: int, ranking: Ranking | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+        ngrams, answer_terms = _ngrams(self.affixes.core(question)), self._frequency_terms
+        if ranking is not None:
+            answer_terms = answer_terms + ranking.answer_terms(ngrams, left_out)
         return _nearest(
-            _ngrams(self.affixes.core(question)),
+            ngrams,
             self.hashes,
             self.starts,
             self.rows,
-            self._weights,
-            self._inverse_norms,
+            self._weights if ranking is None else ranking.weights,
+            self._inverse_norms if ranking is None else ranking.inverse_norms,
+            # What no training question holds is as rare as can be.
+            math.log1p(self._question_count) if ranking is None else ranking.unknown_weight,
             self.answer_starts,
-            self._frequency_terms,
+            answer_terms,
             count,
             left_out,
         )
@@ -209,8 +246,11 @@ class QuestionIndex:
 
     @cached_property
     def _inverse_norms(self) -> NDArray[np.float64]:
-        """[M] one over the length of each question's vector; 0 for a question without characters."""
-        shares = np.repeat(self._weights, np.diff(self.starts))
+        return self.inverse_norms_of(self._weights)
+
+    def inverse_norms_of(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns [M] one over the length of each question's vector; 0 for a question without characters."""
+        shares = np.repeat(weights, np.diff(self.starts))
         squares = np.bincount(self.rows, weights=shares, minlength=self._question_count).astype(np.float64)
         return np.divide(1.0, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0)
 
@@ -262,8 +302,9 @@ def _nearest(
     rows: NDArray[np.int64],
     weights: NDArray[np.float64],
     inverse_norms: NDArray[np.float64],
+    unknown_weight: float,
     answer_starts: NDArray[np.int64],
-    frequency_terms: NDArray[np.float64],
+    answer_terms: NDArray[np.float64],
     count: int,
     left_out: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
@@ -276,20 +317,19 @@ def _nearest(
             for index in range(starts[place], starts[place + 1]):
                 scores[rows[index]] += weights[place]
         else:
-            # What no training question holds is as rare as can be.
-            square += math.log1p(len(inverse_norms))
+            square += unknown_weight
     scale = 1 / math.sqrt(square) if square > 0 else 1.0
-    kept = max(0, min(count, len(frequency_terms)))
+    kept = max(0, min(count, len(answer_terms)))
     best, similarities, documents = np.empty(kept, np.int64), np.empty(kept), np.empty(kept, np.int64)
     if left_out >= 0:
         scores[left_out] = -1.0
     size = 0
-    for answer in range(len(frequency_terms)):
+    for answer in range(len(answer_terms)):
         similarity, document = 0.0, -1
         for row in range(answer_starts[answer], answer_starts[answer + 1]):
             if scores[row] * inverse_norms[row] > similarity:
                 similarity, document = scores[row] * inverse_norms[row], row
-        similarity = similarity * scale + frequency_terms[answer]
+        similarity = similarity * scale + answer_terms[answer]
         if size < kept:
             size += 1
         elif kept == 0 or similarity <= similarities[-1]:

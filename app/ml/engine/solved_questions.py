@@ -3,18 +3,21 @@
 from dataclasses import replace
 
 from app.ml.codes import CodeVocabulary
+from app.ml.engine.answer_shapes import AnswerShapes
 from app.ml.engine.question_index import QuestionIndex
 from app.ml.errors import AdapterMismatch
 from app.ml.prompting import PromptRenderer, SolvedQuestion
+from app.ml.spec import NeighboursBy
 
 
 class SolvedQuestions:
     """An index that keeps texts, as prompts show its questions."""
 
-    def __init__(self, index: QuestionIndex, vocabulary: CodeVocabulary) -> None:
+    def __init__(self, index: QuestionIndex, vocabulary: CodeVocabulary, by: NeighboursBy = "text") -> None:
         """`vocabulary`: the one that the index was built with."""
         assert index.texts is not None
         self._index, self._vocabulary = index, vocabulary
+        self._ranking = AnswerShapes.of(index, vocabulary.codes) if by == "answers" else None
 
     def nearest_solved(self, question: str, count: int, *, own: SolvedQuestion | None = None) -> list[SolvedQuestion]:
         """Returns the nearest training question of up to `count` distinct answers, the nearest first; without the row `own`."""
@@ -25,7 +28,7 @@ class SolvedQuestions:
             known = own.question, tuple(self._vocabulary.index_of(code) for code in own.codes)
         return [
             SolvedQuestion(index.texts[place], tuple(codes[number] for number in index.answers[index.answer_of_document[place]]))
-            for place in index.nearest_documents(question, count, own=known)
+            for place in index.nearest_documents(question, count, own=known, ranking=self._ranking)
         ]
 
 
@@ -39,4 +42,4 @@ def bound_renderer(renderer: PromptRenderer, index: QuestionIndex | None, vocabu
         return renderer
     if index is None or index.texts is None:
         raise AdapterMismatch("The adapter's training questions, which its prompts show, are missing. Train it again.")
-    return replace(renderer, nearest=SolvedQuestions(index, vocabulary))
+    return replace(renderer, nearest=SolvedQuestions(index, vocabulary, renderer.neighbours_by))

@@ -4,7 +4,6 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
@@ -48,17 +47,13 @@ class LoadedAdapter:
     slot: int
     serial: int
     """Never the same twice: keys and values computed with other weights are told by it."""
+    renderer: PromptRenderer
     index: QuestionIndex | None
     recall: Recall | None
     references: References | None
     users: int = 0
     """Questions under way: while there are any, it keeps its slot."""
     vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
-
-    @cached_property
-    def renderer(self) -> PromptRenderer:
-        """The renderer of its prompts."""
-        return bound_renderer(self.card.renderer, self.index, self.card.vocabulary)
 
     @property
     def inverse_temperature(self) -> float:
@@ -80,6 +75,7 @@ class ReadAdapter:
     shape: SlotShape
     weights: AdapterWeights
     vocabulary: Vocabulary
+    renderer: PromptRenderer
     index: QuestionIndex | None
     recall: Recall | None
     references: References | None
@@ -109,10 +105,10 @@ class AdapterShelf:
         if references is not None:
             references = references.to(self._network.device, self._network.dtype)
         index = find_question_index(folder)
-        # Refused now rather than at its first question.
-        bound_renderer(card.renderer, index, card.vocabulary)
+        # Refused, and made ready, now rather than at its first question.
+        renderer = bound_renderer(card.renderer, index, card.vocabulary)
         recall = None if index is None else Recall(index, grammar)
-        return ReadAdapter(checksum, card, shape, weights, Vocabulary.make(grammar, index), index, recall, references)
+        return ReadAdapter(checksum, card, shape, weights, Vocabulary.make(grammar, index), renderer, index, recall, references)
 
     def needs_growth(self, shape: SlotShape) -> bool:
         """Says whether the slots must be made larger first, which only is possible while no question is under way."""
@@ -138,7 +134,9 @@ class AdapterShelf:
             slot = oldest.slot
             self._drop(oldest)
         self._slots.write(slot, read.weights)
-        adapter = LoadedAdapter(read.checksum, read.card, slot, next(self._serials), read.index, read.recall, read.references)
+        adapter = LoadedAdapter(
+            read.checksum, read.card, slot, next(self._serials), read.renderer, read.index, read.recall, read.references
+        )
         adapter.vocabularies["closed"] = self._add(read.vocabulary)
         self.loaded[read.checksum] = adapter
         return adapter

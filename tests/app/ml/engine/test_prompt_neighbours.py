@@ -24,7 +24,7 @@ from app.ml.errors import AdapterMismatch
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
 from app.ml.prompting import MAX_NEIGHBOUR_TOKENS, MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion, Wrapper
-from app.ml.spec import FinetuneSpec
+from app.ml.spec import FinetuneSpec, NeighboursBy
 from tests.app.ml.engine.training_help import EXAMPLES, FAST, RecordingHooks, card_of, grammar_for, load
 
 SPEC = replace(FAST, prompt_neighbours=2, num_train_epochs=2, per_device_train_batch_size=2)
@@ -38,7 +38,8 @@ def index_of(examples: Sequence[Example] = EXAMPLES) -> QuestionIndex:
 
 
 def renderer_for(spec: FinetuneSpec = SPEC) -> PromptRenderer:
-    return bound_renderer(PromptRenderer(spec.template, Wrapper(), spec.prompt_neighbours), index_of(), VOCABULARY)
+    renderer = PromptRenderer(spec.template, Wrapper(), spec.prompt_neighbours, spec.prompt_neighbours_by)
+    return bound_renderer(renderer, index_of(), VOCABULARY)
 
 
 def nearest(question: str, count: int = 9, own: SolvedQuestion | None = None) -> list[str]:
@@ -84,14 +85,16 @@ def test_a_shown_answer_has_the_tokens_of_an_answer(base: LoadedModel) -> None:
     assert any(ids[place : place + len(answer)] == list(answer) for place in range(len(ids)))
 
 
+@pytest.mark.parametrize("by", ["text", "answers"])
 def test_training_held_out_and_answering_prompts_are_the_same(
-    base: LoadedModel, sharp_folder: BaseModelFolder, tmp_path: Path
+    base: LoadedModel, sharp_folder: BaseModelFolder, tmp_path: Path, by: NeighboursBy
 ) -> None:
-    renderer = renderer_for()
+    spec = replace(SPEC, prompt_neighbours_by=by)
+    renderer = renderer_for(spec)
     asked = Example(1, "how to stop the roaming pack", ("stop_1",))
     (trained,), _ = tokenize_examples([asked], renderer, base.tokenizer, cutoff_len=512, are_trained=True)
     held_out, _ = prepare_held_out([asked], renderer, base, grammar_for(base), cutoff_len=512)
-    checksum = published(sharp_folder, tmp_path / "adapter")
+    checksum = published(sharp_folder, tmp_path / "adapter", spec)
     engine = AnswerEngine(base)
     engine.load(checksum, tmp_path / "adapter")
     assert engine.drafted is not None
