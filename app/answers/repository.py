@@ -1,10 +1,10 @@
 """Queries over the answer log."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Insert, delete, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
@@ -32,13 +32,16 @@ class AnswerFilter:
 
 
 def add_all(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Stores rows that have every column, in one statement; a row that is there already stays as it is."""
+    """Stores rows that have every column, in few statements; a row that is there already stays as it is."""
     connection = session.connection()
+    statement: Insert
     if connection.dialect.name == "postgresql":
-        connection.execute(postgresql.insert(LoggedAnswer).on_conflict_do_nothing(), list(rows))
+        statement = postgresql.insert(LoggedAnswer).on_conflict_do_nothing()
     else:
         # Not ON CONFLICT: with that clause SQLAlchemy makes a statement a row (see app/db/engine.py).
-        connection.execute(insert(LoggedAnswer).prefix_with("OR IGNORE"), list(rows))
+        statement = insert(LoggedAnswer).prefix_with("OR IGNORE")
+    for start, stop in _powers_of_two(len(rows)):
+        connection.execute(statement, rows[start:stop])
 
 
 def get(session: Session, answer_id: str, *, for_update: bool = False) -> LoggedAnswer:
@@ -88,3 +91,12 @@ def delete_oldest(session: Session, *, days: float, up_to: float | None, limit: 
         is_old |= LoggedAnswer.created_at <= up_to
     oldest = select(LoggedAnswer.id).where(is_old).order_by(LoggedAnswer.created_at, LoggedAnswer.id).limit(limit)
     return session.connection().execute(delete(LoggedAnswer).where(LoggedAnswer.id.in_(oldest))).rowcount
+
+
+def _powers_of_two(count: int) -> Iterator[tuple[int, int]]:
+    # Each number of rows is a statement of its own text, which the driver keeps prepared: 235 KiB for 200 rows in SQLite.
+    start = 0
+    while start < count:
+        size = 1 << ((count - start).bit_length() - 1)
+        yield start, start + size
+        start += size

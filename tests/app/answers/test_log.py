@@ -358,6 +358,26 @@ class TestOverHttp:
         write(log)
 
 
+def test_batches_of_any_size_are_few_texts_of_statements(engine: Engine) -> None:
+    texts = set()
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if statement.startswith("INSERT"):
+            texts.add(statement)
+
+    log = AnswerLog(engine, "off")
+    sizes = (1, 3, 7, 12, 50, 63, 100, 127, 200, 255)
+    for size in sizes:
+        for _ in range(size):
+            add(log, an_answer())
+        write(log)
+
+    assert len(rows(engine)) == sum(sizes)
+    # Each would stay prepared at the driver for as long as its connection lives.
+    assert len(texts) <= 8
+
+
 def test_a_busy_event_loop_has_to_hand_over_once_not_once_a_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "_BATCH_ROWS", 10)
     handed_over = []
