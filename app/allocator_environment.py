@@ -10,3 +10,8 @@ ALLOCATOR_ENVIRONMENT = {
     # (measured with gemma-2b's shapes on an H200: 15.5 GiB reserved without, 10.8 with).
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
+
+# An answerer lives for months, and each pass has its own number of tokens. One arena, because the engine's thread is the only one
+# that takes much; few compiled products, because oneDNN would keep 1,024. Measured on 2 cores, a Gemma of two layers, 18,000
+# questions: 900 MiB resident and flat instead of 1,004 and still growing; with Gemma 3 270M an answer takes 2 % longer.
+ANSWERER_ENVIRONMENT = ALLOCATOR_ENVIRONMENT | {"MALLOC_ARENA_MAX": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
-from app.allocator_environment import ALLOCATOR_ENVIRONMENT
+from app.allocator_environment import ANSWERER_ENVIRONMENT
 from app.parent_death import die_with_parent
 from app.settings import Settings
 
@@ -267,7 +267,7 @@ def running_stack(
     if settings.answer_backend == "answerer":
         for number, port in enumerate(answerer_ports, 1):
             command = [*serving, answerer_app, "--host", "127.0.0.1", "--port", str(port)]
-            answerer = add(_numbered("answerer", number), command, ALLOCATOR_ENVIRONMENT)
+            answerer = add(_numbered("answerer", number), command, ANSWERER_ENVIRONMENT)
             answerer.health_url = f"http://127.0.0.1:{port}/health"
     with _listen(settings.host, settings.port) as listening:
         add("api", [*serving, "app.main:create_app"]).listening = listening
