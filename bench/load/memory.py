@@ -70,11 +70,11 @@ class MemoryLog:
         axes = figure.add_subplot()
         names = sorted({name for name, _ in self.samples})
         for place, name in enumerate(names):
-            for (owner, _), samples in self.samples.items():
-                if owner == name:
-                    minutes, mib = [s / 60 for s, _ in samples], [value for _, value in samples]
-                    axes.plot(minutes, mib, color=f"C{place}", linewidth=1.2, label=name)
-                    name = f"_{name}"  # noqa: PLW2901  # one entry of the legend each
+            lives = [samples for (owner, _), samples in self.samples.items() if owner == name]
+            for number, samples in enumerate(lives):
+                minutes, mib = [s / 60 for s, _ in samples], [value for _, value in samples]
+                # One entry of the legend for all lives of a name.
+                axes.plot(minutes, mib, color=f"C{place}", linewidth=1.2, label=None if number else name)
         axes.set(xlabel="minutes", ylabel="resident memory (MiB)", title="Memory under mixed load")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
