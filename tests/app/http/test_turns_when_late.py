@@ -44,9 +44,11 @@ def test_a_loop_that_is_held_up_is_late_until_it_is_not() -> None:
         await asyncio.sleep(0.03)
         before = lag.is_late
         time.sleep(0.2)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        during = lag.is_late
+        during = False
+        # The watch looks in one of these two turns; on a busy machine it may have looked once more, in time, after the second.
+        for _ in range(2):
+            await asyncio.sleep(0)
+            during = during or lag.is_late
         for _ in range(200):
             await asyncio.sleep(0.005)
             if not lag.is_late:
