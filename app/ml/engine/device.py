@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.ml.engine.host_memory import available_bytes, resident_bytes
 from app.ml.engine.torch_version import check_torch_version, runs_legacy_torch
@@ -148,6 +149,13 @@ def arithmetic(network: Any) -> AbstractContextManager[Any]:
     if network.dtype != torch.bfloat16:
         return nullcontext()
     return torch.autocast(network.device.type, dtype=torch.bfloat16)
+
+
+def masked_attention() -> AbstractContextManager[Any]:
+    """Returns the context of a forward pass whose attention has a mask and whose gradients are wanted."""
+    # cuDNN's, torch's first choice on an H100, gives NaN for q's gradient where rows are 64, 192, 320, … long and scores are low
+    # (https://github.com/pytorch/pytorch/issues/196678). Trainings with padded rows ended so on torch 2.11.
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def is_eager() -> bool:

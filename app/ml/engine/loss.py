@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from app.ml.engine.batching import IGNORED, Batch
-from app.ml.engine.device import arithmetic
+from app.ml.engine.device import arithmetic, masked_attention
 from app.ml.engine.head import head_at
 from app.ml.engine.objective import CROSS_ENTROPY, Objective, choice_losses, focal_losses
 
@@ -31,7 +31,7 @@ def answer_logits(network: Any, batch: Batch, objective: Objective = CROSS_ENTRO
     tokens = None
     if objective.choices is not None:
         tokens = torch.tensor(objective.choices.tokens, device=wanted.device)
-    with head_at(network, wanted, tokens), arithmetic(network):
+    with head_at(network, wanted, tokens), arithmetic(network), masked_attention():
         output = network(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -1,8 +1,11 @@
 """Causal attention over padded rows: padding stands after a row's tokens, so causality alone hides it."""
 
+from contextlib import nullcontext
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from app.ml.engine.device import masked_attention
 from app.ml.engine.packed.anatomy import Anatomy
 
 
@@ -16,15 +19,16 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, anatomy:
         out = _capped(query, key, value, anatomy, window if slides else None)
     else:
         mask = _window_mask(width, window, query.device) if slides and window is not None else None
-        out = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=anatomy.attention_scale,
-            enable_gqa=anatomy.heads != anatomy.key_value_heads,
-        )
+        with nullcontext() if mask is None else masked_attention():
+            out = scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=anatomy.attention_scale,
+                enable_gqa=anatomy.heads != anatomy.key_value_heads,
+            )
     return out.transpose(1, 2).reshape(rows * width, anatomy.heads * anatomy.head_dim)
 
 

@@ -39,6 +39,26 @@ def test_what_pads_a_batch_does_not_matter(base: LoadedModel) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+def test_no_gradient_comes_from_an_attention_that_is_wrong_under_masks(
+    base: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers.integrations.sdpa_attention as sdpa
+
+    seen = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*arguments: torch.Tensor, **options: object) -> torch.Tensor:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sdpa.torch.nn.functional, "scaled_dot_product_attention", watched)
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    summed_loss(base.network, collate(token_rows(base, [*EXAMPLES, LONG]), pad_id=PAD, device=CPU))
+
+    assert seen == [False] * base.network.config.num_hidden_layers
+    assert torch.backends.cuda.cudnn_sdp_enabled() == was
+
+
 def test_the_head_sees_only_the_wanted_positions(base: LoadedModel) -> None:
     ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     wanted = torch.tensor([[True, False], [True, True]])
