@@ -159,7 +159,7 @@ def test_an_unknown_name_is_named(value: object) -> None:
     assert refused(lora_rnak=value).param == "hyperparameters.lora_rnak"
 
 
-@pytest.mark.parametrize("preset", ["fast", "auto", None, 1, [], {}])
+@pytest.mark.parametrize("preset", ["fast", "best", None, 1, [], {}])
 def test_an_unknown_preset_is_refused(preset: object) -> None:
     assert refused(preset=preset).param == "hyperparameters.preset"
 
@@ -295,7 +295,7 @@ def test_synonyms_are_lists_of_words_within_limits(synonyms: object) -> None:
     assert refused(synonyms=synonyms).param == "hyperparameters.synonyms"
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["recipe", "quick"])
 def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
     spec = PRESETS[preset]
     assert (spec.code_order, spec.prompt_neighbours, spec.has_fresh_rows) == ("given", 0, False)
@@ -307,3 +307,15 @@ def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
 def test_rows_are_made_anew_where_something_changes_from_epoch_to_epoch(asked: dict[str, Any]) -> None:
     assert resolve_spec({**asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
     assert not resolve_spec({"augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"
+
+
+def test_what_an_older_spec_does_not_say_stays_the_recipes_whatever_the_default_preset_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.ml.spec.DEFAULT_PRESET", "auto")
+    assert spec_from_mapping({"version": 1, "lora_rank": 8}) == replace(PRESETS["recipe"], lora_rank=8)
+
+
+def test_auto_goes_on_over_few_rows_until_they_are_learnt() -> None:
+    auto = PRESETS["auto"]
+    assert (auto.total_steps(40), auto.total_steps(5000)) == (300, 8 * 79)
