@@ -35,6 +35,7 @@ METRICS = (
     "ece_band",
     "nll",
     "brier",
+    "device",
 )
 """What a comparison shows of an evaluation's metrics."""
 TESTS = {

@@ -70,6 +70,8 @@ def report_html(comparison: Comparison) -> str:
         ("变量 Varied", _KINDS.get(experiment.kind, experiment.kind)),
         ("状态 Status", _STATUS.get(experiment.status, experiment.status)),
         ("创建 Created", created),
+        ("基座模型 Base model", ", ".join(dict.fromkeys(arm.base_model for arm in comparison.arms))),
+        ("评测设备 Answered on", ", ".join(dict.fromkeys(str(arm.metrics.get("device", "—")) for arm in comparison.arms))),
         ("随机种子 Seed", str(experiment.seed)),
         ("训练集 Training file", named(experiment.training_file_id)),
         *([] if validation is None else [("验证集 Validation file", named(validation))]),

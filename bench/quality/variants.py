@@ -25,7 +25,8 @@ CODE_LEARNING_RATE = "code_learning_rate"
 """In a variant with code tokens: the peak learning rate of their embeddings; by default the adapter's."""
 _NOT_IN_SPEC = {TEACHER_SEEDS, ANSWER_FORMAT, CODE_LEARNING_RATE}
 _ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
-# What is told apart, one ingredient a line; what wins is put together in a variants file.
+_AUTO: Overrides = {"preset": "auto", "eval_strategy": "no"}
+# What is told apart, one ingredient a line; combinations of other kinds come from a variants file.
 VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
@@ -40,8 +41,22 @@ VARIANTS: Mapping[str, Overrides] = {
     "noise": {**_ALLOWED, "augment_noise": 0.05},
     "canonical": {**_ALLOWED, "code_order": "canonical"},
     "shuffled": {**_ALLOWED, "code_order": "shuffled"},
-    "neighbours_8_phrases": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7},
-    "neighbours_8_phrases_noise": {**_ALLOWED, "prompt_neighbours": 8, "augment_phrases": 0.7, "augment_noise": 0.05},
+    # The preset, and the preset with one thing changed.
+    "auto": _AUTO,
+    "auto_without_phrases": {**_AUTO, "augment_phrases": 0.0},
+    "auto_without_neighbours": {**_AUTO, "prompt_neighbours": 0},
+    "auto_neighbours_by_text": {**_AUTO, "prompt_neighbours_by": "text"},
+    "auto_8_neighbours": {**_AUTO, "prompt_neighbours": 8},
+    "auto_loss_over_vocabulary": {**_AUTO, "loss_over": "vocabulary"},
+    "auto_lr_2e-4": {**_AUTO, "learning_rate": 2e-4},
+    "auto_lr_8e-4": {**_AUTO, "learning_rate": 8e-4},
+    "auto_16_epochs": {**_AUTO, "num_train_epochs": 16.0},
+    "auto_average": {**_AUTO, "ema_decay": 0.99},
+    "auto_smooth": {**_AUTO, "label_smoothing_factor": 0.05},
+    "auto_noise": {**_AUTO, "augment_noise": 0.05},
+    "auto_dropout": {**_AUTO, "lora_dropout": 0.1},
+    "auto_code_tokens": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS},
+    "auto_code_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS, "prompt_neighbours": 0},
 }
 
 

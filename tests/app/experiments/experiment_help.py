@@ -102,4 +102,4 @@ def _evaluate(api: Api, lease: Lease, right: int) -> None:
     ]
     with unit_of_work(api.engine) as session:
         assert evaluations.keep_rows(session, lease, rows)
-        assert evaluations.finish(session, lease, metrics=measure(rows))
+        assert evaluations.finish(session, lease, metrics=measure(rows) | {"device": "a card"})

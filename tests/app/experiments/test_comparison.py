@@ -136,6 +136,16 @@ def test_the_report_calls_the_files_by_their_names(api: Api) -> None:
         assert f"{names[file_id]} ({file_id})" in report
 
 
+def test_the_report_says_which_base_model_was_tuned_and_what_answered(api: Api) -> None:
+    experiment_id = ended(api, 4, 18)
+    base = get(api, experiment_id, "/comparison")["data"][0]["base_model"]
+
+    report = api.client.get(f"/v1/experiments/{experiment_id}/report").text
+
+    assert f"<td>基座模型 Base model</td><td class=words>{base}</td>" in report
+    assert "<td>评测设备 Answered on</td><td class=words>a card</td>" in report
+
+
 def test_a_report_of_an_experiment_that_has_just_begun_is_a_page_too(api: Api) -> None:
     experiment_id = post(api, {"kind": "ramp", "sizes": [8]}).json()["id"]
 
