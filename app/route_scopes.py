@@ -134,6 +134,7 @@ _ADMIN: tuple[tuple[str, str], ...] = (
     ("GET", "/console/keys"),
     ("POST", "/console/keys"),
     ("POST", "/console/keys/{key_id}/revoke"),
+    ("GET", "/console/audit"),
 )
 ROUTE_SCOPES: RouteScopes = {
     **dict.fromkeys(_EVERYBODY, None),

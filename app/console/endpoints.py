@@ -9,6 +9,7 @@ from app.console import (
     alias_pages,
     answer_pages,
     ask_page,
+    audit_page,
     codebook_pages,
     dataset_pages,
     description_pages,
@@ -78,6 +79,7 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
     app.include_router(answer_pages.make_router(pages))
     app.include_router(review_pages.make_router(pages, keeps_questions=limits.keeps_questions))
     app.include_router(key_pages.make_router(pages))
+    app.include_router(audit_page.make_router(pages))
     app.include_router(_unknown_paths())
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.choices import datasets_of, model_names
-from app.console.forms import checked, filled, number, whole
+from app.console.forms import checked, creation_key, filled, number, whole
 from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series, bars
 from app.console.route import ConsoleRoute, FormDep
@@ -17,9 +17,11 @@ from app.datasets.models import Dataset
 from app.db.unit_of_work import read_only, unit_of_work
 from app.errors import AppError
 from app.evaluations import repository, service
+from app.evaluations.models import Evaluation
 from app.evaluations.schemas import CreateEvaluation, EvaluationObject, EvaluationRowObject
 from app.http.dependencies import AfterParam, EngineDep, ReadingDep, StoreDep, TransactionDep
 from app.jobs import service as jobs
+from app.jobs.idempotency import create_once
 from app.jobs.repository import EVALUATION
 from app.jobs.states import TERMINAL, JobStatus
 from app.ml.model_store import ModelStore
@@ -77,16 +79,21 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
             wishes = {name: number(values, name) for name in ("threshold", "precision")}
             body = checked(CreateEvaluation, {**asked, **wishes, "max_rows": whole(values, "max_rows")})
             with unit_of_work(engine) as session:
-                evaluation = service.create(
+                evaluation = create_once(
                     session,
-                    model=body.model,
-                    file_id=body.file,
-                    max_rows=body.max_rows,
-                    threshold=body.threshold,
-                    precision=body.precision,
-                    store=store,
-                    bell=request.app.state.bell,
-                    max_unfinished=max_unfinished,
+                    Evaluation,
+                    creation_key(values, body),
+                    lambda: service.create(
+                        session,
+                        model=body.model,
+                        file_id=body.file,
+                        max_rows=body.max_rows,
+                        threshold=body.threshold,
+                        precision=body.precision,
+                        store=store,
+                        bell=request.app.state.bell,
+                        max_unfinished=max_unfinished,
+                    ),
                 )
         except AppError as error:
             return show_form(request, engine, store, values, error=error)

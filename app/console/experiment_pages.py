@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.choices import base_models, datasets_of
-from app.console.forms import WrongField, checked, filled, number, whole
+from app.console.forms import WrongField, checked, creation_key, filled, number, whole
 from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series
 from app.console.route import ConsoleRoute, FormDep
@@ -83,8 +83,9 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         """Queues every arm of an experiment; what is wrong is said at the form."""
         values, models = filled(form), [str(name) for name in form.getlist("models")]
         try:
+            body = checked(CreateExperiment, _asked(values, models))
             experiment = start_experiment(
-                checked(CreateExperiment, _asked(values, models)),
+                body,
                 engine=engine,
                 store=store,
                 blobs=blobs,
@@ -92,6 +93,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
                 uploads_dir=request.app.state.uploads_dir,
                 max_unfinished=max_unfinished,
                 memory_limit_gib=memory_limit_gib,
+                key=creation_key(values, body),
             )
         except AppError as error:
             return show_form(request, engine, store, values, models=models, error=error)

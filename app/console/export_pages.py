@@ -5,15 +5,17 @@ from typing import Annotated, get_args
 from fastapi import APIRouter, Form, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.console.forms import checked, filled
+from app.console.forms import checked, creation_key, filled
 from app.console.pages import Pages, at_form, see
 from app.console.route import ConsoleRoute
 from app.db.unit_of_work import after_commit, read_only, unit_of_work
 from app.errors import AppError
 from app.exports import repository, service
+from app.exports.models import Export
 from app.exports.schemas import CreateExport, ExportObject
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, StoreDep, TransactionDep
 from app.jobs import service as jobs
+from app.jobs.idempotency import create_once
 from app.jobs.repository import EXPORT
 from app.jobs.states import TERMINAL, JobStatus
 from app.ml.export_folders import ExportFormat
@@ -54,18 +56,24 @@ def make_router(pages: Pages, *, max_unfinished: int) -> APIRouter:
         store: StoreDep,
         model: Annotated[str, Form(max_length=110)] = "",
         format: Annotated[str, Form(max_length=32)] = "",
+        key: Annotated[str, Form(max_length=64)] = "",
     ) -> Response:
         """Queues an export; what is wrong is said above the list."""
         try:
             body = checked(CreateExport, filled({"model": model, "format": format}))
             with unit_of_work(engine) as session:
-                service.create(
+                create_once(
                     session,
-                    model=body.model,
-                    format=body.format,
-                    store=store,
-                    bell=request.app.state.bell,
-                    max_unfinished=max_unfinished,
+                    Export,
+                    creation_key(filled({"key": key}), body),
+                    lambda: service.create(
+                        session,
+                        model=body.model,
+                        format=body.format,
+                        store=store,
+                        bell=request.app.state.bell,
+                        max_unfinished=max_unfinished,
+                    ),
                 )
         except AppError as error:
             return show_list(request, engine, None, error=error)

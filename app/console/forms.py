@@ -1,12 +1,13 @@
 """What a browser's form sends, as the bodies that the services know. An empty field is one that was not sent."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidInput
+from app.jobs.idempotency import CreationKey
 from app.ml.spec import OPENAI_NAMES, PRESETS, FinetuneSpec
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -50,6 +51,15 @@ def checked(body: type[Body], values: Mapping[str, Any]) -> Body:
         return body.model_validate(dict(values))
     except ValidationError as error:
         raise wrong_field(error) from error
+
+
+def creation_key(values: Mapping[str, str], body: BaseModel) -> CreationKey | None:
+    """Returns the key that a form was shown with: a second click on its button, or a reload, makes no second thing.
+
+    Whoever goes back to the form and asks for something else gets that.
+    """
+    shown = CreationKey.find(values.get("key"), body)
+    return None if shown is None else replace(shown, key=f"console-{shown.key[:64]}-{shown.body_sha256[:16]}")
 
 
 def wrong_field(error: ValidationError) -> WrongField:

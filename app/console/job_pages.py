@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.blobs.store import BlobStore
 from app.console.choices import base_models, datasets_of
-from app.console.forms import SPEC_SWITCHES, checked, filled, job_values, spec_rows
+from app.console.forms import SPEC_SWITCHES, checked, creation_key, filled, job_values, spec_rows
 from app.console.pages import Pages, at_form, see
 from app.console.plots import Plot, Series, loss_plot
 from app.console.route import ConsoleRoute, FormDep
@@ -22,7 +22,7 @@ from app.errors import AppError
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
 from app.jobs import events, repository, service
 from app.jobs.estimates import estimate
-from app.jobs.idempotency import CreationKey, create_once
+from app.jobs.idempotency import create_once
 from app.jobs.models import Job
 from app.jobs.requests import new_job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject
@@ -103,12 +103,10 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
                     )
                 return show_form(request, engine, store, values, found=found)
             with unit_of_work(engine) as session:
-                # A second click on the button, or a reload, gives the same job.
-                key = CreationKey.find(f"console-{values['key'][:64]}" if "key" in values else None, body)
                 job = create_once(
                     session,
                     Job,
-                    key,
+                    creation_key(values, body),
                     lambda: service.create_finetune(
                         session,
                         new,

@@ -19,8 +19,8 @@ LORA: Overrides = {
 }
 TEACHER_SEEDS = "teacher_seeds"
 """In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
-ANSWER_FORMAT, CODE_TOKENS = "answer_format", "code_tokens"
-"""In a variant: what codes are made of; `code_tokens` (see `bench.quality.code_tokens`), or by default spelled."""
+ANSWER_FORMAT, CODE_TOKENS, BORROWED_TOKENS = "answer_format", "code_tokens", "borrowed_tokens"
+"""In a variant: what codes are made of; one token each (see `bench.quality.code_tokens`), or by default spelled."""
 CODE_LEARNING_RATE = "code_learning_rate"
 """In a variant with code tokens: the peak learning rate of their embeddings; by default the adapter's."""
 _NOT_IN_SPEC = {TEACHER_SEEDS, ANSWER_FORMAT, CODE_LEARNING_RATE}
@@ -31,6 +31,7 @@ VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
     "code_tokens": {**LORA, ANSWER_FORMAT: CODE_TOKENS},
+    "borrowed_tokens": {**LORA, ANSWER_FORMAT: BORROWED_TOKENS},
     "allowed": _ALLOWED,
     "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
     "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
@@ -56,6 +57,8 @@ VARIANTS: Mapping[str, Overrides] = {
     "auto_noise": {**_AUTO, "augment_noise": 0.05},
     "auto_dropout": {**_AUTO, "lora_dropout": 0.1},
     "auto_code_tokens": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS},
+    "auto_borrowed_tokens": {**_AUTO, ANSWER_FORMAT: BORROWED_TOKENS},
+    "auto_borrowed_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: BORROWED_TOKENS, "prompt_neighbours": 0},
     "auto_code_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS, "prompt_neighbours": 0},
 }
 
@@ -81,8 +84,10 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
         raise SystemExit(f"There is no variant {missing}. Known: {sorted(known)}.")
     chosen = {name: {**known[name], **changes} for name in wanted}
     for overrides in chosen.values():
-        if (answer_format := overrides.get(ANSWER_FORMAT, CODE_TOKENS)) != CODE_TOKENS:
-            raise SystemExit(f"There is no {ANSWER_FORMAT} {answer_format!r}. Say {CODE_TOKENS!r}, or leave it out.")
+        if (answer_format := overrides.get(ANSWER_FORMAT, CODE_TOKENS)) not in (CODE_TOKENS, BORROWED_TOKENS):
+            raise SystemExit(
+                f"There is no {ANSWER_FORMAT} {answer_format!r}. Say {CODE_TOKENS} or {BORROWED_TOKENS}, or leave it out."
+            )
         spec_of(overrides)
     return chosen
 

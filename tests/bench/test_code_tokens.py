@@ -13,7 +13,13 @@ from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
 from app.ml.spec import FinetuneSpec
-from bench.quality.code_tokens import CodeTokenizer, CodeTokenModel, train_code_tokens, with_code_tokens
+from bench.quality.code_tokens import (
+    CodeTokenizer,
+    CodeTokenModel,
+    train_code_tokens,
+    with_borrowed_tokens,
+    with_code_tokens,
+)
 from bench.quality.datasets import material_for_choosing
 from bench.quality.running import RunRequest, run_once
 from bench.quality.variants import VARIANTS, find_variants, spec_of
@@ -87,6 +93,26 @@ def test_it_learns_its_rows_and_answers_them(base: LoadedModel, loss_over: Any) 
     assert [row.slices["codes_in_training"] for row in answered] == ["seen"] * 4
     assert all(row.confidence > 0.5 and row.passes == 2 * len(row.given) for row in answered)
     assert model.train_loss < 0.1
+
+
+@pytest.mark.parametrize("loss_over", ["vocabulary", "allowed"])
+def test_with_borrowed_tokens_it_learns_its_rows_and_answers_them(base: LoadedModel, loss_over: Any) -> None:
+    model = trained(base, replace(FAST, loss_over=loss_over), is_borrowing=True)
+    assert [row.given for row in model.answer(EXAMPLES)] == [row.codes for row in EXAMPLES]
+    assert {
+        name.rpartition(".")[0].rpartition(".")[2] for name, one in model.network.named_parameters() if one.requires_grad
+    } == {"default"}
+
+
+def test_borrowed_tokens_are_the_bases_own_each_for_one_code_and_no_row_is_written_in_them(base: LoadedModel) -> None:
+    borrowing = with_borrowed_tokens(base, CodeVocabulary(CODES, 2), EXAMPLES).tokenizer
+    tokens = [borrowing.encode(code) for code in CODES]
+    written = {token for row in EXAMPLES for text in (row.question, *row.codes, "|") for token in base.tokenizer.encode(text)}
+    assert len({token for (token,) in tokens}) == 3
+    assert not written & {token for (token,) in tokens}
+    assert (borrowing.bos_id, borrowing.eos_id, borrowing.pad_id) == (256, EOS, 258)
+    assert borrowing.encode("stop_1!") == base.tokenizer.encode("stop_1!")
+    assert borrowing.decode([*borrowing.encode("stop "), *tokens[0], *borrowing.encode("|"), *tokens[1]]) == "stop stop_1|9.9"
 
 
 def test_in_bf16_it_learns_too_and_what_trains_is_fp32(folder: BaseModelFolder) -> None:

@@ -49,7 +49,7 @@ class Image:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """Installs `.[api]` under the constraints from a copy of the copied files alone."""
+    """Installs `.[api,s3]` under the constraints from a copy of the copied files alone."""
     root = tmp_path_factory.mktemp("api-target")
     source = root / "source"
     source.mkdir()
@@ -63,7 +63,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
                 shutil.copy(place, source)
     subprocess.run([sys.executable, "-m", "venv", root / "venv"], check=True)
     # The very line of the Dockerfile, up to the user and the folder that only an image has.
-    (install,) = re.findall(r"pip (install .+?\"\.\[api\]\")", " ".join(stage.all("RUN")))
+    (install,) = re.findall(r"pip (install .+?\"\.\[api,s3\]\")", " ".join(stage.all("RUN")))
     arguments = [part.strip('"') for part in install.split() if part != "--no-cache-dir"]
     done = subprocess.run([root / "venv/bin/pip", *arguments], cwd=source, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

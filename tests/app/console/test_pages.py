@@ -1,6 +1,7 @@
 import re
 import time
 
+import pytest
 from sqlalchemy import update
 
 from app.db.unit_of_work import unit_of_work
@@ -106,6 +107,42 @@ def test_a_form_that_is_sent_twice_queues_one_job(api: Api) -> None:
     addresses = {Visitor(api).send("/console/jobs/new", **fields).headers["location"] for _ in range(2)}
 
     assert len(addresses) == 1
+
+
+@pytest.mark.parametrize("form", ["evaluations", "experiments", "exports"])
+def test_every_form_that_is_sent_twice_queues_once_and_another_wish_once_more(api: Api, form: str) -> None:
+    file_id, adapter = api.file_id(), insert_adapter(api.engine)
+    path, wishes = {
+        "evaluations": ("/console/evaluations/new", [{"model": BASE, "file": file_id, "max_rows": rows} for rows in "12"]),
+        "experiments": (
+            "/console/experiments/new",
+            [
+                {"model": BASE, "training_file": file_id, "test_file": file_id, "kind": "ramp", "preset": "quick", "sizes": size}
+                for size in ("2", "3")
+            ],
+        ),
+        "exports": ("/console/exports", [{"model": adapter, "format": kind} for kind in ("peft", "merged")]),
+    }[form]
+    visitor = Visitor(api)
+
+    for wish in (wishes[0], wishes[0], wishes[1]):
+        assert visitor.send(path, key="k" * 24, **wish).status_code == 303
+
+    assert len(api.client.get(f"/v1/{form}").json()["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    "page", ["/console/jobs/new", "/console/evaluations/new", "/console/experiments/new", "/console/models/{}"]
+)
+def test_every_form_that_queues_work_has_a_key_of_its_own(api: Api, page: str) -> None:
+    api.file_id()
+    path = page.format(insert_adapter(api.engine))
+    visitor = Visitor(api)
+
+    keys = [re.findall(r'name="key" value="([\w-]{24})"', visitor.page(path)) for _ in range(2)]
+
+    assert len(keys[0]) == len(keys[1]) == 1
+    assert keys[0] != keys[1]
 
 
 def test_an_estimate_queues_nothing(api: Api) -> None:

@@ -26,6 +26,14 @@ from app.ml.paired import Verdict
 from app.ml.spec import PRESETS
 
 FOLDER = Path(app.console.__file__).parent
+
+
+def _recorded_acts() -> list[str]:
+    """Every act that some module of the product records."""
+    modules = (path.read_text("utf-8") for path in FOLDER.parent.rglob("*.py"))
+    return sorted({act for text in modules for act in re.findall(r'audit\.record\([^"]*"([\w.]+)"', text)})
+
+
 KEYS = set(catalogue("en"))
 # A key that ends with what only a running product knows: these must all be there.
 COMPOSED = {
@@ -44,6 +52,7 @@ COMPOSED = {
     "export.format_note.": list(FORMATS),
     "key.scope_note.": list(Scope),
     "key.ending.": list(ENDINGS),
+    "audit.act.": _recorded_acts(),
     "warning.": list(_MESSAGES),
     "spec.": [*SPEC_FIELDS, *SPEC_SWITCHES],
 }
@@ -78,6 +87,10 @@ def test_every_word_that_is_composed_is_in_the_catalogue() -> None:
     missing = {f"{prefix}{end}" for prefix, ends in COMPOSED.items() for end in ends} - KEYS
 
     assert missing == set()
+
+
+def test_the_acts_of_the_audit_log_are_found_in_the_modules_that_record_them() -> None:
+    assert {"key.created", "alias.changed", "codebook.replaced"} <= set(_recorded_acts())
 
 
 def test_no_word_of_the_catalogue_is_unused() -> None:
