@@ -18,10 +18,11 @@ from app.durable import is_disk_full, seal_folder
 from app.errors import AppError
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.best_epoch import find_best
-from app.ml.codes import AnswerGrammar, CodeVocabulary
+from app.ml.codes import AnswerGrammar
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
+from app.ml.engine.borrowing import borrow_tokens
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import device_facts, memory_limit_bytes
@@ -126,7 +127,9 @@ def finetune_rows(
     base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
     vocabulary = vocabulary_of(examples, assignment.extra_codes)
-    grammar = _answer_grammar(vocabulary, base)
+    code_token_ids = None
+    if spec.answer_format == "single_tokens":
+        code_token_ids = borrow_tokens(base, vocabulary.codes, [example.question for example in examples])
     card = AdapterCard(
         base_model=assignment.base_model,
         base_model_checksum=assignment.base_model_checksum,
@@ -138,7 +141,10 @@ def finetune_rows(
         vocabulary=vocabulary,
         metrics={},
         versions=_versions(),
+        code_token_ids=code_token_ids,
     )
+    base = dataclasses.replace(base, tokenizer=card.tokenizer_on(base.tokenizer))
+    grammar = _answer_grammar(card, base)
     index = index_questions(examples, card)
     renderer = bound_renderer(card.renderer, index, vocabulary)
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
@@ -230,10 +236,10 @@ def finetune_rows(
     return Finished({"checksum": checksum, "metrics": metrics, "trained_tokens": result.state.trained_tokens})
 
 
-def _answer_grammar(vocabulary: CodeVocabulary, base: LoadedModel) -> AnswerGrammar:
+def _answer_grammar(card: AdapterCard, base: LoadedModel) -> AnswerGrammar:
     """Builds the grammar before any training: codes that this tokenizer cannot tell apart are the data's fault."""
     try:
-        return AnswerGrammar(vocabulary, base.tokenizer.encode, end_id=base.tokenizer.eos_id)
+        return card.grammar_on(base.tokenizer)
     except ValueError as error:
         raise DatasetFormatError(f"The codes cannot be told apart as tokens of {base.name}: {error}.", param="output") from error
 

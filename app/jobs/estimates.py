@@ -113,6 +113,8 @@ def _serving(spec: FinetuneSpec, base_model: str, answerer_base_model: str) -> l
     own = "It holds this base model." if holds else f"It holds {answerer_base_model!r}: set DIANDA_BASE_MODEL to {base_model!r}."
     if spec.prompt_neighbours:
         can_serve, reason = False, "Its prompts show training questions, which only Dianda's answerer looks up."
+    elif spec.answer_format == "single_tokens":
+        can_serve, reason = False, "Its answers are tokens that stand for codes, which only Dianda's answerer reads."
     elif spec.use_dora:
         can_serve, reason = False, "vLLM 0.33 refuses DoRA adapters; merge the weights."
     elif spec.lora_rank > max(_VLLM_RANKS):

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from app.ml.calibration import Calibration, find_calibration
-from app.ml.codes import CodeVocabulary
+from app.ml.code_tokens import CodeTokenizer, without_codes
+from app.ml.codes import AnswerGrammar, AnswerMode, CodeVocabulary
 from app.ml.novelty_limit import NoveltyLimit
 from app.ml.prompting import PromptRenderer, Wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
+from app.ml.tokens import TextTokenizer
 
 CARD = "dianda.json"
 CARD_VERSION = 1
@@ -36,11 +38,30 @@ class AdapterCard:
     """None: confidences are the model's own, uncalibrated."""
     novelty: NoveltyLimit | None = None
     """None: no question is called out of scope."""
+    code_token_ids: tuple[int, ...] | None = None
+    """The token of each code of the vocabulary, in its order; None: codes are spelled."""
 
     @property
     def renderer(self) -> PromptRenderer:
         """The prompt renderer that the adapter was trained with; where it shows training questions, they must be bound to it."""
         return PromptRenderer(self.spec.template, self.wrapper, self.spec.prompt_neighbours, self.spec.prompt_neighbours_by)
+
+    def tokenizer_on(self, base: TextTokenizer) -> TextTokenizer:
+        """Returns the tokenizer of the adapter's prompts and answers, from the base model's or another adapter's on it."""
+        base = without_codes(base)
+        if self.code_token_ids is None:
+            return base
+        return CodeTokenizer(base, dict(zip(self.vocabulary.codes, self.code_token_ids, strict=True)))
+
+    def grammar_on(self, base: TextTokenizer, mode: AnswerMode = "closed") -> AnswerGrammar:
+        """Returns the grammar of the adapter's answers; codes that are single tokens leave no room for values of other kinds.
+
+        Raises:
+            ValueError: as `AnswerGrammar`.
+        """
+        tokenizer = self.tokenizer_on(base)
+        mode = "closed" if self.code_token_ids is not None and mode == "open_values" else mode
+        return AnswerGrammar(self.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id, mode=mode)
 
 
 def write_card(folder: Path, card: AdapterCard) -> None:
@@ -72,4 +93,5 @@ def read_card(folder: Path) -> AdapterCard:
         calibration=find_calibration(mapping["calibration"]),
         # Cards of before have none.
         novelty=None if mapping.get("novelty") is None else NoveltyLimit(**mapping["novelty"]),
+        code_token_ids=None if mapping.get("code_token_ids") is None else tuple(mapping["code_token_ids"]),
     )

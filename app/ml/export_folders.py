@@ -76,6 +76,11 @@ def _write_readme(target: Path, name: str, card: AdapterCard, about: str, loadin
             f"Before it Dianda shows the {card.spec.prompt_neighbours} nearest training questions with their answers, which this "
             "folder's users must do themselves: without them the answers are worse.\n\n"
         )
+    if card.code_token_ids is not None:
+        shown += (
+            "Each code is one token that stands for it, here and in those answers: `code_token_ids` of "
+            f"`{CARD}` lists them in the order of `vocabulary.codes`. `|` and the end are the tokenizer's own.\n\n"
+        )
     text = f"""# {name}
 
 {about} Made by Dianda; `{CARD}` says how it was trained and which codes it answers with.

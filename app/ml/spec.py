@@ -21,6 +21,7 @@ EvalStrategy = Literal["no", "epoch"]
 LossOver = Literal["vocabulary", "allowed"]
 CodeOrder = Literal["given", "canonical", "shuffled"]
 NeighboursBy = Literal["text", "answers"]
+AnswerFormat = Literal["spelled", "single_tokens"]
 BestMetric = Literal["exact_match", "set_f1", "eval_loss", "invalid_rate"]
 
 # Every projection name of the decoder families that transformers ships with q/k/v/o and a gated MLP.
@@ -126,6 +127,11 @@ class FinetuneSpec:
     )
     prompt_neighbours_by: NeighboursBy = _choice(
         "text", ("text", "answers"), "Nearest by shared characters, or also by what these say of the answer's codes."
+    )
+    answer_format: AnswerFormat = _choice(
+        "spelled",
+        ("spelled", "single_tokens"),
+        "Codes as they are spelled, or each as one token of the base model that no row is written in (arXiv 2001.07676).",
     )
     augment_noise: float = _ranged(
         0.0, 0.0, 0.5, "chance", "Chance that a character is dropped, doubled or swapped, in half of the rows anew each epoch."

@@ -1,16 +1,13 @@
-"""Variants `code_tokens` and `borrowed_tokens`: each code is one token, where the product spells codes with several.
+"""Variant `code_tokens`: each code is one new token of the vocabulary, where the product spells codes with the base's tokens.
 
-`code_tokens`: a new token of the vocabulary. An answer is code, `|`, code, …, end, and each of these is one new token. Its
-embedding is both what is read and what the head compares with; it starts as the mean of the embeddings of the tokens that spell
-it, and trains in full beside the LoRA factors, at the spec's learning rate or at one of its own (`code_learning_rate`). The
-base's own embeddings stay as they are, and the head has the new tokens alone, so that a loss over the vocabulary is one over
-them. A code that training never shows has no token and cannot be answered.
-
-`borrowed_tokens`: a token that the base has already and that no row is written in, as it is; tokens that lie far apart are taken.
-Nothing but the factors trains, and the network may stay packed.
+An answer is code, `|`, code, …, end, and each of these is one new token. Its embedding is both what is read and what the head
+compares with; it starts as the mean of the embeddings of the tokens that spell it, and trains in full beside the LoRA factors,
+at the spec's learning rate or at one of its own (`code_learning_rate`). The base's own embeddings stay as they are, and the head
+has the new tokens alone, so that a loss over the vocabulary is one over them. A code that training never shows has no token and
+cannot be answered.
 
 All else is the product's: rows and their order, prompts (neighbours that a prompt shows are answered in code tokens), factors,
-objective, optimiser, schedule, grammar, greedy answers, temperature. With new tokens networks run padded, through peft.
+objective, optimiser, schedule, grammar, greedy answers, temperature. Networks run padded, through transformers and peft.
 """
 
 import time
@@ -37,7 +34,7 @@ from app.ml.engine.lora import attach_adapter, flat_groups
 from app.ml.engine.objective import make_objective
 from app.ml.engine.observing import Observation
 from app.ml.engine.solved_questions import bound_renderer
-from app.ml.engine.stepping import PaddedSource, StepRunner, make_source
+from app.ml.engine.stepping import PaddedSource, StepRunner
 from app.ml.engine.token_budget import plan_token_budget
 from app.ml.engine.training import learning_rate_factor
 from app.ml.evaluated_rows import EvaluatedRow
@@ -49,7 +46,6 @@ from app.ml.training_knowledge import TrainingKnowledge
 from worker.child_inputs import in_code_order, index_questions, vocabulary_of
 
 _ROWS_AT_ONCE = 64
-_FIRST_BORROWED, _POOL = 1_000, 8
 
 
 @dataclass(frozen=True)
@@ -103,63 +99,6 @@ class CodeTokenizer:
     def spellings(self) -> list[list[int]]:
         """Returns, new token by new token, the base's tokens that say the same."""
         return [*(self.base.encode(text) for text in self.numbers), [self.base.eos_id]]
-
-
-@dataclass(frozen=True)
-class BorrowingTokenizer:
-    """The base's tokenizer, whose tokens in `numbers` stand for codes."""
-
-    base: TextTokenizer
-    numbers: Mapping[str, int]
-    """Of codes."""
-
-    @property
-    def bos_id(self) -> int | None:
-        """The base's."""
-        return self.base.bos_id
-
-    @property
-    def eos_id(self) -> int:
-        """The base's."""
-        return self.base.eos_id
-
-    @property
-    def pad_id(self) -> int:
-        """The base's."""
-        return self.base.pad_id
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the one token of a text that is a code, and of any other text the base's tokens."""
-        return [self.numbers[text]] if text in self.numbers else self.base.encode(text)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of ids."""
-        codes = {number: code for code, number in self.numbers.items()}
-        parts = [(token in codes, token) for token in ids]
-        groups = [(is_code, [token for _, token in group]) for is_code, group in groupby(parts, key=lambda part: part[0])]
-        return "".join("".join(codes[token] for token in run) if is_code else self.base.decode(run) for is_code, run in groups)
-
-
-def with_borrowed_tokens(base: LoadedModel, vocabulary: CodeVocabulary, examples: Sequence[Example]) -> LoadedModel:
-    """Returns a base model whose tokenizer takes one of the base's own tokens for each code."""
-    texts = [*(row.question for row in examples), *vocabulary.codes, SEPARATOR]
-    written = {token for text in texts for token in base.tokenizer.encode(text)}
-    weight = base.network.get_input_embeddings().weight
-    generator = torch.Generator().manual_seed(0)
-    wanted = len(vocabulary.codes)
-    # Special and byte tokens come first in every vocabulary that was looked at.
-    first = min(_FIRST_BORROWED, weight.shape[0] // 2)
-    order = (torch.randperm(weight.shape[0] - first, generator=generator) + first).tolist()
-    pool = [token for token in order if token not in written][: _POOL * wanted]
-    rows = weight[torch.tensor(pool, device=weight.device)].float()
-    rows = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
-    chosen, closest = [0], rows @ rows[0]
-    while len(chosen) < wanted:
-        closest[chosen[-1]] = torch.inf
-        chosen.append(int(closest.argmin()))
-        closest = torch.maximum(closest, rows @ rows[chosen[-1]])
-    numbers = {code: pool[place] for code, place in zip(vocabulary.codes, chosen, strict=True)}
-    return replace(base, tokenizer=BorrowingTokenizer(base.tokenizer, numbers))
 
 
 class CodeHead(torch.nn.Linear):
@@ -269,15 +208,9 @@ def with_code_tokens(base: LoadedModel, vocabulary: CodeVocabulary) -> LoadedMod
 
 
 def train_code_tokens(
-    base: LoadedModel,
-    examples: Sequence[Example],
-    spec: FinetuneSpec,
-    *,
-    seed: int,
-    code_learning_rate: float | None = None,
-    is_borrowing: bool = False,
+    base: LoadedModel, examples: Sequence[Example], spec: FinetuneSpec, *, seed: int, code_learning_rate: float | None = None
 ) -> CodeTokenModel:
-    """Trains an adapter, and new tokens' embeddings, on a loaded base model, which is spoilt for anything else.
+    """Trains an adapter and the new tokens' embeddings on a loaded base model, which is spoilt for anything else.
 
     Raises:
         ValueError: the spec has teachers, which would have to have the same tokens.
@@ -288,7 +221,7 @@ def train_code_tokens(
         raise ValueError("Code tokens learn from no teachers: leave teacher_seeds out.")
     examples = in_code_order(examples[: spec.max_samples], spec)
     vocabulary = vocabulary_of(examples, ())
-    base = with_borrowed_tokens(base, vocabulary, examples) if is_borrowing else with_code_tokens(base, vocabulary)
+    base = with_code_tokens(base, vocabulary)
     tokenizer = base.tokenizer
     renderer = _renderer(base, examples, spec, vocabulary, seed)
     grammar = AnswerGrammar(vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
@@ -300,19 +233,17 @@ def train_code_tokens(
     seed_all(seed)
     network = attach_adapter(base.network, spec)
     groups = flat_groups(network, spec)
-    if not is_borrowing:
-        # peft freezes all that is not its own.
-        codes = network.get_output_embeddings().weight.requires_grad_(True)
-        groups.append(flatten("codes", code_learning_rate or spec.learning_rate, [("codes", codes)]))
+    # peft freezes all that is not its own.
+    codes = network.get_output_embeddings().weight.requires_grad_(True)
+    groups.append(flatten("codes", code_learning_rate or spec.learning_rate, [("codes", codes)]))
     optimiser = torch.optim.AdamW(optimiser_groups(groups, weight_decay=spec.weight_decay), lr=spec.learning_rate, fused=True)
     average = WeightAverage(groups, spec, steps=steps, steps_per_epoch=steps_per_epoch)
-    objective = make_objective(spec, grammar)
     runner = StepRunner(
-        make_source(base, network, spec, objective) if is_borrowing else PaddedSource(base, network, objective),
+        PaddedSource(base, network, make_objective(spec, grammar)),
         optimiser,
         groups,
         lambda step: step_rows(rows, step, batch_size=spec.effective_batch_size, seed=seed),
-        token_budget=plan_token_budget(base, spec, same_rows, is_packed=is_borrowing),
+        token_budget=plan_token_budget(base, spec, same_rows, is_packed=False),
         max_grad_norm=spec.max_grad_norm,
         device=base.device,
     )

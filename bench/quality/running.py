@@ -20,7 +20,7 @@ from app.ml.training_knowledge import TrainingKnowledge
 from bench.quality.code_tokens import train_code_tokens
 from bench.quality.datasets import Material, material_for_choosing, material_for_report
 from bench.quality.scoring import scope_threshold, score_part, score_scope
-from bench.quality.variants import ANSWER_FORMAT, BORROWED_TOKENS, CODE_LEARNING_RATE, spec_of, teachers_of
+from bench.quality.variants import ANSWER_FORMAT, CODE_LEARNING_RATE, CODE_TOKENS, spec_of, teachers_of
 from bench.train.report import versions
 from worker.assignment import OUTPUT, Assignment
 from worker.child import finetune_rows
@@ -69,7 +69,7 @@ def run_once(request: RunRequest, *, data: Path, model: Path, threads: int | Non
     """
     make = material_for_report if request.is_report else material_for_choosing
     material = make(request.data_set, data)
-    if ANSWER_FORMAT in request.overrides:
+    if request.overrides.get(ANSWER_FORMAT) == CODE_TOKENS:
         return _run_with_code_tokens(request, material, model, threads)
     at_start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -114,10 +114,7 @@ def _run_with_code_tokens(request: RunRequest, material: Material, model: Path, 
     spec, began = spec_of(request.overrides), time.monotonic()
     base = load_base(_assignment(request, model, threads), precision=spec.precision)
     rate = request.overrides.get(CODE_LEARNING_RATE)
-    is_borrowing = request.overrides[ANSWER_FORMAT] == BORROWED_TOKENS
-    trained = train_code_tokens(
-        base, material.training, spec, seed=request.seed, code_learning_rate=rate, is_borrowing=is_borrowing
-    )
+    trained = train_code_tokens(base, material.training, spec, seed=request.seed, code_learning_rate=rate)
     trained = trained.calibrated(material.calibration)
     trained_s = time.monotonic() - began
     parts = {name: trained.answer(rows) for name, rows in material.scored.items()}

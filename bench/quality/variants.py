@@ -19,11 +19,11 @@ LORA: Overrides = {
 }
 TEACHER_SEEDS = "teacher_seeds"
 """In a variant: train it with these seeds first, and let it learn from those adapters (`distill_from`)."""
-ANSWER_FORMAT, CODE_TOKENS, BORROWED_TOKENS = "answer_format", "code_tokens", "borrowed_tokens"
-"""In a variant: what codes are made of; one token each (see `bench.quality.code_tokens`), or by default spelled."""
+ANSWER_FORMAT, CODE_TOKENS = "answer_format", "code_tokens"
+"""In a variant: what codes are made of; besides the spec's own formats `code_tokens` (see `bench.quality.code_tokens`)."""
 CODE_LEARNING_RATE = "code_learning_rate"
 """In a variant with code tokens: the peak learning rate of their embeddings; by default the adapter's."""
-_NOT_IN_SPEC = {TEACHER_SEEDS, ANSWER_FORMAT, CODE_LEARNING_RATE}
+_NOT_IN_SPEC = {TEACHER_SEEDS, CODE_LEARNING_RATE}
 _ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
 _AUTO: Overrides = {"preset": "auto", "eval_strategy": "no"}
 # What is told apart, one ingredient a line; combinations of other kinds come from a variants file.
@@ -31,7 +31,7 @@ VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
     "code_tokens": {**LORA, ANSWER_FORMAT: CODE_TOKENS},
-    "borrowed_tokens": {**LORA, ANSWER_FORMAT: BORROWED_TOKENS},
+    "single_tokens": {**LORA, ANSWER_FORMAT: "single_tokens"},
     "allowed": _ALLOWED,
     "neighbours_4": {**_ALLOWED, "prompt_neighbours": 4},
     "neighbours_8": {**_ALLOWED, "prompt_neighbours": 8},
@@ -57,8 +57,8 @@ VARIANTS: Mapping[str, Overrides] = {
     "auto_noise": {**_AUTO, "augment_noise": 0.05},
     "auto_dropout": {**_AUTO, "lora_dropout": 0.1},
     "auto_code_tokens": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS},
-    "auto_borrowed_tokens": {**_AUTO, ANSWER_FORMAT: BORROWED_TOKENS},
-    "auto_borrowed_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: BORROWED_TOKENS, "prompt_neighbours": 0},
+    "auto_single_tokens": {**_AUTO, ANSWER_FORMAT: "single_tokens"},
+    "auto_single_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: "single_tokens", "prompt_neighbours": 0},
     "auto_code_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS, "prompt_neighbours": 0},
 }
 
@@ -70,7 +70,7 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
 
     Raises:
         InvalidSpec: an override is none of the job spec's.
-        SystemExit: there is no such variant, or no such format of answers.
+        SystemExit: there is no such variant.
     """
     added: dict[str, dict[str, Any]] = {} if file is None else json.loads(file.read_text())
     known: dict[str, dict[str, Any]] = {name: dict(overrides) for name, overrides in VARIANTS.items()}
@@ -84,10 +84,6 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
         raise SystemExit(f"There is no variant {missing}. Known: {sorted(known)}.")
     chosen = {name: {**known[name], **changes} for name in wanted}
     for overrides in chosen.values():
-        if (answer_format := overrides.get(ANSWER_FORMAT, CODE_TOKENS)) not in (CODE_TOKENS, BORROWED_TOKENS):
-            raise SystemExit(
-                f"There is no {ANSWER_FORMAT} {answer_format!r}. Say {CODE_TOKENS} or {BORROWED_TOKENS}, or leave it out."
-            )
         spec_of(overrides)
     return chosen
 
@@ -95,6 +91,8 @@ def find_variants(names: Sequence[str], file: Path | None, changes: Overrides) -
 def spec_of(overrides: Overrides) -> FinetuneSpec:
     """Resolves a variant as the product resolves a request."""
     asked = {name: value for name, value in overrides.items() if name not in _NOT_IN_SPEC}
+    if asked.get(ANSWER_FORMAT) == CODE_TOKENS:
+        del asked[ANSWER_FORMAT]
     if TEACHER_SEEDS in overrides:
         # A job names adapters that are there; a run trains its own.
         asked["distill_from"] = [f"teacher:{seed}" for seed in overrides[TEACHER_SEEDS]]

@@ -10,16 +10,11 @@ import torch
 
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.loading import LoadedModel, load_base_model
+from app.ml.errors import InvalidSpec
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
 from app.ml.spec import FinetuneSpec
-from bench.quality.code_tokens import (
-    CodeTokenizer,
-    CodeTokenModel,
-    train_code_tokens,
-    with_borrowed_tokens,
-    with_code_tokens,
-)
+from bench.quality.code_tokens import CodeTokenizer, CodeTokenModel, train_code_tokens, with_code_tokens
 from bench.quality.datasets import material_for_choosing
 from bench.quality.running import RunRequest, run_once
 from bench.quality.variants import VARIANTS, find_variants, spec_of
@@ -95,26 +90,6 @@ def test_it_learns_its_rows_and_answers_them(base: LoadedModel, loss_over: Any) 
     assert model.train_loss < 0.1
 
 
-@pytest.mark.parametrize("loss_over", ["vocabulary", "allowed"])
-def test_with_borrowed_tokens_it_learns_its_rows_and_answers_them(base: LoadedModel, loss_over: Any) -> None:
-    model = trained(base, replace(FAST, loss_over=loss_over), is_borrowing=True)
-    assert [row.given for row in model.answer(EXAMPLES)] == [row.codes for row in EXAMPLES]
-    assert {
-        name.rpartition(".")[0].rpartition(".")[2] for name, one in model.network.named_parameters() if one.requires_grad
-    } == {"default"}
-
-
-def test_borrowed_tokens_are_the_bases_own_each_for_one_code_and_no_row_is_written_in_them(base: LoadedModel) -> None:
-    borrowing = with_borrowed_tokens(base, CodeVocabulary(CODES, 2), EXAMPLES).tokenizer
-    tokens = [borrowing.encode(code) for code in CODES]
-    written = {token for row in EXAMPLES for text in (row.question, *row.codes, "|") for token in base.tokenizer.encode(text)}
-    assert len({token for (token,) in tokens}) == 3
-    assert not written & {token for (token,) in tokens}
-    assert (borrowing.bos_id, borrowing.eos_id, borrowing.pad_id) == (256, EOS, 258)
-    assert borrowing.encode("stop_1!") == base.tokenizer.encode("stop_1!")
-    assert borrowing.decode([*borrowing.encode("stop "), *tokens[0], *borrowing.encode("|"), *tokens[1]]) == "stop stop_1|9.9"
-
-
 def test_in_bf16_it_learns_too_and_what_trains_is_fp32(folder: BaseModelFolder) -> None:
     model = trained(load_base_model(folder, device=torch.device("cpu"), dtype=torch.bfloat16))
     assert [row.given for row in model.answer(EXAMPLES)] == [row.codes for row in EXAMPLES]
@@ -155,7 +130,7 @@ def test_teachers_are_refused(base: LoadedModel) -> None:
 
 
 def test_an_unknown_format_of_answers_is_named() -> None:
-    with pytest.raises(SystemExit, match="emoji"):
+    with pytest.raises(InvalidSpec, match="answer_format"):
         find_variants(["lora"], None, {"answer_format": "emoji"})
 
 
@@ -175,10 +150,10 @@ def test_a_run_leaves_the_line_that_a_spelled_one_leaves(folder: BaseModelFolder
     small = {"num_train_epochs": 1.0, "lora_rank": 4, "precision": "fp32"}
     lines = {
         name: run_once(RunRequest("telecom", name, {**VARIANTS[name], **small}, 1, False), data=tmp_path, model=folder.path)
-        for name in ("lora", "code_tokens")
+        for name in ("lora", "code_tokens", "single_tokens")
     }
     spelled, new = lines["lora"], lines["code_tokens"]
-    assert new.keys() == spelled.keys()
+    assert new.keys() == spelled.keys() == lines["single_tokens"].keys()
     assert new["parts"]["choice"].keys() == spelled["parts"]["choice"].keys()
     assert new["rows"] == len(material_for_choosing("telecom", tmp_path).training)
     assert len(new["parts"]["choice"]["right"]) == 4

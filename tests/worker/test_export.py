@@ -21,6 +21,7 @@ from app.errors import AppError
 from app.exports import repository, service
 from app.jobs import service as jobs
 from app.jobs.models import Job
+from app.ml.adapter_card import read_card, write_card
 from app.ml.engine.training import Wish
 from app.ml.export_folders import ExportFormat
 from app.ml.model_store import ModelStore
@@ -142,6 +143,18 @@ def test_the_readme_names_the_hub_where_the_base_came_from_it(store: ModelStore,
     assert 'AutoModelForCausalLM.from_pretrained("google/gemma-2b")' in text
     assert "A DoRA adapter of rank 4" in text
     assert "    {question}\\n\n" in text
+
+
+def test_the_readme_says_how_codes_that_are_single_tokens_are_read(store: ModelStore, adapter: Path, tmp_path: Path) -> None:
+    single = Path(shutil.copytree(adapter, tmp_path / "single"))
+    (single / "manifest.json").unlink()
+    card = read_card(single)
+    write_card(single, replace(card, code_token_ids=tuple(range(len(card.vocabulary.codes)))))
+    seal_folder(single)
+
+    export(assigned(store, single, "peft"), tmp_path, WishingLine())
+
+    assert "`code_token_ids` of `dianda.json`" in (tmp_path / OUTPUT / "README.md").read_text()
 
 
 def test_a_stopped_export_ends_without_a_result(store: ModelStore, adapter: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from app.blobs.keys import adapter_key
 from app.blobs.store import BlobStore
 from app.ml.adapter_card import AdapterCard, read_card
-from app.ml.codes import MAX_FREE_TOKENS, AnswerGrammar, CodeVocabulary
+from app.ml.codes import MAX_FREE_TOKENS, CodeVocabulary
 from app.ml.errors import AdapterMismatch, PromptTooLong
 from app.ml.model_store import BaseModelFolder, ModelStore
 from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer
@@ -78,7 +78,13 @@ class PromptedModels:
                 f"{base.name!r} ({base.checksum[:12]}). Import the base model that it was trained on.",
                 param="model",
             )
-        grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
+        if card.code_token_ids is not None:
+            raise AdapterMismatch(
+                "The adapter answers in tokens that stand for codes, which only Dianda's answerer reads. Ask it there, or train "
+                "with answer_format spelled.",
+                param="model",
+            )
+        grammar = card.grammar_on(tokenizer)
         return PromptedModel(tokenizer, card.renderer, card.vocabulary, grammar.max_tokens)
 
     def _card(self, checksum: str) -> AdapterCard:

@@ -27,6 +27,7 @@ from app.ml.engine.packed.anatomy import find_anatomy
 from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer, known_codes
 from app.ml.errors import AdapterMismatch, PromptTooLong
 from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
+from app.ml.tokens import TextTokenizer
 
 __all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
 
@@ -221,6 +222,13 @@ class AnswerEngine:
             raise KeyError(checksum)
         return self._padded.renderer_of(checksum)
 
+    def _tokenizer_of(self, checksum: str) -> TextTokenizer:
+        if self.drafted is not None and (adapter := self.drafted.shelf.loaded.get(checksum)) is not None:
+            return adapter.tokenizer
+        if self._padded is None:
+            raise KeyError(checksum)
+        return self._padded.tokenizer_of(checksum)
+
     def _start_loading(self, checksum: str, folder: Path) -> "Future[Any]":
         card = read_card(folder)
         if card.base_model_checksum != self._base.checksum:
@@ -242,7 +250,8 @@ class AnswerEngine:
     def _prompt(self, ask: Ask) -> list[int]:
         # The base model gets the same plain prompt that `quick` trains on: what it says before it has learnt anything.
         renderer = PromptRenderer("plain") if ask.checksum is None else self._renderer_of(ask.checksum)
-        prompt = renderer.encode(ask.question, self._base.tokenizer, own=ask.own)
+        tokenizer = self._base.tokenizer if ask.checksum is None else self._tokenizer_of(ask.checksum)
+        prompt = renderer.encode(ask.question, tokenizer, own=ask.own)
         if len(prompt) > MAX_PROMPT_TOKENS:
             raise PromptTooLong(f"A question has {len(prompt)} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
         return prompt

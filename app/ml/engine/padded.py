@@ -20,6 +20,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.question_index import find_question_index
 from app.ml.engine.solved_questions import bound_renderer
 from app.ml.prompting import PromptRenderer
+from app.ml.tokens import TextTokenizer
 
 MAX_ADAPTERS = 16
 PADDED_ROWS = 16
@@ -29,6 +30,7 @@ PADDED_ROWS = 16
 class _Slot:
     card: AdapterCard
     renderer: PromptRenderer
+    tokenizer: TextTokenizer
     grammars: dict[AnswerMode, AnswerGrammar]
 
 
@@ -52,16 +54,19 @@ class PaddedEngine:
         """Returns the renderer of an adapter in memory."""
         return self._slots[checksum].renderer
 
+    def tokenizer_of(self, checksum: str) -> TextTokenizer:
+        """Returns the tokenizer of the prompts and answers of an adapter in memory."""
+        return self._slots[checksum].tokenizer
+
     def load(self, checksum: str, folder: Path, card: AdapterCard) -> None:
         """Takes a verified adapter into memory; the least recently used one leaves when there are 16."""
-        tokenizer = self._base.tokenizer
-        grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
+        grammar = card.grammar_on(self._base.tokenizer)
         renderer = bound_renderer(card.renderer, find_question_index(folder), card.vocabulary)
         while len(self._slots) >= MAX_ADAPTERS:
             oldest, _ = self._slots.popitem(last=False)
             self._network.delete_adapter(oldest)
         self._network = load_adapter(self._network, folder, checksum)
-        self._slots[checksum] = _Slot(card, renderer, {"closed": grammar})
+        self._slots[checksum] = _Slot(card, renderer, card.tokenizer_on(self._base.tokenizer), {"closed": grammar})
 
     def answer(
         self, prompts: Sequence[list[int]], *, checksum: str | None, alternatives: int, mode: AnswerMode
@@ -89,7 +94,7 @@ class PaddedEngine:
         slot = self._slots[checksum]
         self._network.set_adapter(checksum)
         grammar = self._grammar(slot, mode)
-        tokenizer, device = self._base.tokenizer, self._base.device
+        tokenizer, device = slot.tokenizer, self._base.device
         best = decode_constrained(
             self._network, prompts, grammar, pad_id=tokenizer.pad_id, device=device, decode=tokenizer.decode
         )
@@ -128,6 +133,7 @@ class PaddedEngine:
         context = self._without_adapters()
         if checksum is not None:
             slot, context = self._slots[checksum], nullcontext()
+            tokenizer = slot.tokenizer
             self._network.set_adapter(checksum)
             most, known = max(most, min(256, slot.grammars["closed"].max_tokens)), slot.card.vocabulary
         with context:
@@ -139,8 +145,7 @@ class PaddedEngine:
 
     def _grammar(self, slot: _Slot, mode: AnswerMode) -> AnswerGrammar:
         if mode not in slot.grammars:
-            tokenizer = self._base.tokenizer
-            slot.grammars[mode] = AnswerGrammar(slot.card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id, mode=mode)
+            slot.grammars[mode] = slot.card.grammar_on(self._base.tokenizer, mode)
         return slot.grammars[mode]
 
     def _without_adapters(self) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from app.ml.adapter_card import read_card
+from app.ml.code_tokens import CodeTokenizer
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples, trained_count
 from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import empty_cache
@@ -23,6 +24,7 @@ from app.ml.engine.soft_targets import SoftTargets
 from app.ml.engine.solved_questions import bound_renderer
 from app.ml.errors import AdapterMismatch, DistillationTooLarge
 from app.ml.formats.example import Example
+from app.ml.tokens import TextTokenizer
 
 # Enough for a GPU to be busy, and little memory without gradients.
 _PACK_TOKENS = 8192
@@ -60,6 +62,11 @@ def ask_teachers(
                 f"An adapter of distill_from was trained on {card.base_model!r}, not on these weights of {base.name!r}.",
                 param="distill_from",
             )
+        if not _share_tokens(card.tokenizer_on(base.tokenizer), base.tokenizer):
+            raise AdapterMismatch(
+                "An adapter of distill_from has other tokens for codes. Train both on the same file with the same answer_format.",
+                param="distill_from",
+            )
         renderer = bound_renderer(card.renderer, find_question_index(folder), card.vocabulary)
         rows, _ = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=cutoff_len, are_trained=True)
         count = sum(trained_count(row, choices) for row in rows)
@@ -77,6 +84,13 @@ def ask_teachers(
             means[row.example] = means[row.example] + part if row.example in means else part
             answers[row.example] = row.answer
     return SoftTargets(choices, {example: (answers[example], mean) for example, mean in means.items()})
+
+
+def _share_tokens(teacher: TextTokenizer, learner: TextTokenizer) -> bool:
+    """Says whether a teacher writes every code of the learner's in the learner's tokens."""
+    if not isinstance(learner, CodeTokenizer):
+        return not isinstance(teacher, CodeTokenizer)
+    return all(teacher.encode(code) == [token] for code, token in learner.token_of.items())
 
 
 @torch.no_grad()

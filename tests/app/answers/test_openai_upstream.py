@@ -186,6 +186,13 @@ class TestWhichModel:
         with pytest.raises(AdapterMismatch, match="trained on"):
             ask("彩铃", checksum=other, models={other: "x"})
 
+    def test_an_adapter_whose_codes_are_single_tokens_is_refused(self, ask: Ask, stores: UpstreamStores) -> None:
+        checksum = stores.models.get(TINY).checksum
+        single = stores.put_adapter("single", base_model_checksum=checksum, code_token_ids=(1, 2, 3))
+
+        with pytest.raises(AdapterMismatch, match="answer_format spelled"):
+            ask("彩铃", checksum=single, models={single: "x"})
+
     def test_a_damaged_card_is_refused(self, ask: Ask, stores: UpstreamStores, tmp_path: Path) -> None:
         damaged = stores.put_adapter("damaged", base_model_checksum="c" * 64)
         (stores.blobs.fetch(adapter_key(damaged), tmp_path) / CARD).write_text("{}")

@@ -192,6 +192,10 @@ class TestCreating:
         assert {name: made["spec"][name] for name in asked} == asked
         assert made["prompt_tokens_mean"] > other["prompt_tokens_mean"]
         assert [one["can_serve"] for one in made["serving"]] == [True, False]
+        single = {**body, "method": supervised(preset="quick", answer_format="single_tokens")}
+        serving = api.client.post(f"{JOBS}?dry_run=true", json=single).json()["serving"]
+        assert [one["can_serve"] for one in serving] == [True, False]
+        assert "stand for codes" in serving[1]["reason"]
         assert api.client.post(JOBS, json=body).status_code == 200
 
     def test_a_dry_run_refuses_what_creation_would_and_queues_nothing(self, api: Api) -> None:

@@ -1,5 +1,6 @@
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,21 @@ from app.ml.codes import CodeVocabulary
 from app.ml.novelty_limit import NoveltyLimit
 from app.ml.prompting import PromptRenderer, Wrapper
 from app.ml.spec import PRESETS
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """A token a character."""
+
+    bos_id: int | None = None
+    eos_id: int = 0
+    pad_id: int = 1
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(char) for char in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
 
 
 @pytest.fixture
@@ -55,6 +71,21 @@ def test_a_card_holds_what_was_found_on_held_out_rows(card: AdapterCard, tmp_pat
     whole = replace(card, calibration=calibration, novelty=NoveltyLimit(limit=0.4, false_alarm_rate=0.02, rows=120))
     write_card(tmp_path, whole)
     assert read_card(tmp_path) == whole
+
+
+def test_a_card_says_which_tokens_are_its_codes(card: AdapterCard, tmp_path: Path) -> None:
+    single = replace(card, code_token_ids=(3, 70))
+    write_card(tmp_path, single)
+
+    assert read_card(tmp_path) == single
+    tokenizer = read_card(tmp_path).tokenizer_on(CharTokenizer())
+    assert (tokenizer.encode("9.9"), tokenizer.encode("9.9\n")) == ([70], [57, 46, 57, 10])
+    assert card.tokenizer_on(tokenizer) == CharTokenizer(), "another adapter's codes are none of its own"
+
+
+def test_values_outside_are_not_written_where_codes_are_single_tokens(card: AdapterCard) -> None:
+    assert card.grammar_on(CharTokenizer(), "open_values").has_open_values
+    assert not replace(card, code_token_ids=(3, 70)).grammar_on(CharTokenizer(), "open_values").has_open_values
 
 
 def test_a_card_of_before_calibration_stays_readable(card: AdapterCard, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ class LoadedAdapter:
     index: QuestionIndex | None
     recall: Recall | None
     references: References | None
+    tokenizer: TextTokenizer
+    """Of its prompts and answers"""
     users: int = 0
     """Questions under way: while there are any, it keeps its slot."""
     vocabularies: dict[AnswerMode, Vocabulary] = field(default_factory=dict)
@@ -99,7 +101,7 @@ class AdapterShelf:
 
     def read(self, checksum: str, folder: Path, card: AdapterCard, shape: SlotShape) -> ReadAdapter:
         """Reads a verified folder."""
-        grammar = AnswerGrammar(card.vocabulary, self._tokenizer.encode, end_id=self._tokenizer.eos_id)
+        grammar = card.grammar_on(self._tokenizer)
         weights = read_adapter(folder, self._network, shape)
         references = None if card.novelty is None else find_references(folder)
         if references is not None:
@@ -135,7 +137,15 @@ class AdapterShelf:
             self._drop(oldest)
         self._slots.write(slot, read.weights)
         adapter = LoadedAdapter(
-            read.checksum, read.card, slot, next(self._serials), read.renderer, read.index, read.recall, read.references
+            read.checksum,
+            read.card,
+            slot,
+            next(self._serials),
+            read.renderer,
+            read.index,
+            read.recall,
+            read.references,
+            read.card.tokenizer_on(self._tokenizer),
         )
         adapter.vocabularies["closed"] = self._add(read.vocabulary)
         self.loaded[read.checksum] = adapter
@@ -145,8 +155,7 @@ class AdapterShelf:
         """Returns an adapter's grammar in a mode, made when it is first wanted."""
         found = adapter.vocabularies.get(mode)
         if found is None:
-            card, tokenizer = adapter.card, self._tokenizer
-            grammar = AnswerGrammar(card.vocabulary, tokenizer.encode, end_id=tokenizer.eos_id, mode=mode)
+            grammar = adapter.card.grammar_on(self._tokenizer, mode)
             found = adapter.vocabularies[mode] = self._add(Vocabulary.make(grammar, adapter.index))
         return found
 

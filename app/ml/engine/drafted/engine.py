@@ -284,14 +284,14 @@ class DraftedEngine:
             most = MAX_FREE_TOKENS
             if adapter is not None:
                 most = max(MAX_FREE_TOKENS, min(256, adapter.vocabularies["closed"].grammar.max_tokens))
-            question = FreeQuestion(waiting.prompt, self.base.tokenizer, most)
+            question = FreeQuestion(waiting.prompt, self.base.tokenizer if adapter is None else adapter.tokenizer, most)
             fed = FedAdapter(-1 if adapter is None else adapter.slot, 0)
         else:
             vocabulary = self.shelf.vocabulary(adapter, ask.mode)
             plan = AnswerPlan(
                 grammar=vocabulary.grammar,
                 arrays=vocabulary.arrays,
-                decode=self.base.tokenizer.decode,
+                decode=adapter.tokenizer.decode,
                 likely=waiting.likely or adapter.likely(ask.question),
                 training=vocabulary.training,
                 inverse_temperature=1.0 if waiting.keeps_steps else adapter.inverse_temperature,
