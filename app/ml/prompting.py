@@ -14,7 +14,7 @@ would follow it, the nearest last:
     语音包怎么退⏎取消方式_59⏎青春语音包怎么取消⏎取消方式_60⏎回答…的问题,青春语音包怎么退,应该怎么做？⏎
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,17 +88,25 @@ class PromptRenderer:
         """Returns the text of the question's own part of the prompt, which ends where the answer begins."""
         return self._templated(self.wrapper.apply(question))
 
-    def encode(self, question: str, tokenizer: TextTokenizer, *, own: SolvedQuestion | None = None) -> list[int]:
+    def encode(
+        self,
+        question: str,
+        tokenizer: TextTokenizer,
+        *,
+        own: SolvedQuestion | None = None,
+        hides: Callable[[], bool] | None = None,
+    ) -> list[int]:
         """Returns the prompt's token ids with exactly one BOS, where the base model wants one.
 
-        `own`: the training row that the question comes from, which its prompt does not show.
+        `own`: the training row that the question comes from, which its prompt does not show. `hides`: asked of each training
+        question that would be shown whether to leave it out.
 
         Raises:
             AdapterMismatch: the prompt must show training questions, and they are not at hand.
         """
         ids = tokenizer.encode(self.render(question))
         if self.neighbours:
-            ids = self._shown(question, tokenizer, own, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
+            ids = self._shown(question, tokenizer, own, hides, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
         return ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
 
     def _templated(self, text: str) -> str:
@@ -109,7 +117,15 @@ class PromptRenderer:
                 return f"Human: {text}\nAssistant:"
         raise InvalidSpec(f"There is no template {self.template!r}.", param="template")
 
-    def _shown(self, question: str, tokenizer: TextTokenizer, own: SolvedQuestion | None, *, room: int) -> list[int]:
+    def _shown(
+        self,
+        question: str,
+        tokenizer: TextTokenizer,
+        own: SolvedQuestion | None,
+        hides: Callable[[], bool] | None,
+        *,
+        room: int,
+    ) -> list[int]:
         if self.nearest is None:
             raise AdapterMismatch(
                 "The adapter's prompts show its nearest training questions, which only Dianda's answerer knows. Ask it there, or "
@@ -120,6 +136,8 @@ class PromptRenderer:
         ids: list[int] = []
         room = min(room, MAX_NEIGHBOUR_TOKENS)
         for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=own):
+            if hides is not None and hides():
+                continue
             # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
             answer = answer_tokens([tokenizer.encode(code) for code in solved.codes], separator, tokenizer.eos_id)[:-1]
             part = [*tokenizer.encode(self._templated(solved.question)), *answer, *newline]

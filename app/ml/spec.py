@@ -128,6 +128,9 @@ class FinetuneSpec:
     prompt_neighbours_by: NeighboursBy = _choice(
         "text", ("text", "answers"), "Nearest by shared characters, or also by what these say of the answer's codes."
     )
+    prompt_neighbours_hidden: float = _ranged(
+        0.0, 0.0, 1.0, "chance", "Chance that a training prompt leaves out a question that it would show; answering shows them all."
+    )
     answer_format: AnswerFormat = _choice(
         "spelled",
         ("spelled", "single_tokens"),
@@ -148,6 +151,7 @@ class FinetuneSpec:
     def has_fresh_rows(self) -> bool:
         """Whether rows are made anew for each epoch."""
         changes = self.augment_noise or self.augment_phrases or (self.augment_synonyms and self.synonyms)
+        changes = changes or (self.prompt_neighbours and self.prompt_neighbours_hidden)
         return bool(changes) or self.code_order == "shuffled"
 
     @property

@@ -5,7 +5,7 @@ needs: the head is never computed for a prompt.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,14 +90,16 @@ class RowTokens:
         """Says whether an answer leaves room for a prompt."""
         return self._room(self._answer(codes)) >= 2
 
-    def row_of(self, question: str, codes: Sequence[str], place: int, *, own: Example | None) -> TokenRow | None:
+    def row_of(
+        self, question: str, codes: Sequence[str], place: int, *, own: Example | None, hides: Callable[[], bool] | None = None
+    ) -> TokenRow | None:
         """Returns the row of the example at a place; None where the answer alone passes `cutoff_len`.
 
-        `own`: the training row that it comes from.
+        `own`: the training row that it comes from. `hides`: asked of each training question that the prompt would show.
         """
         answer, tokenizer = self._answer(codes), self._tokenizer
         solved = None if own is None else SolvedQuestion(self.renderer.wrapper.strip(own.question), own.codes)
-        prompt = self.renderer.encode(question, tokenizer, own=solved)
+        prompt = self.renderer.encode(question, tokenizer, own=solved, hides=hides)
         room = self._room(answer)
         if room < 2:
             return None

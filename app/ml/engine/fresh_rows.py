@@ -35,7 +35,9 @@ class FreshRows:
             chooser.shuffle(codes)
         wrapper = self.tokens.renderer.wrapper
         question = self.augmentation.said_otherwise(wrapper.strip(example.question), chooser)
-        row = self.tokens.row_of(question, codes, self.places[place], own=example)
+        hidden = self.augmentation.spec.prompt_neighbours_hidden
+        hides = (lambda: chooser.random() < hidden) if hidden else None
+        row = self.tokens.row_of(question, codes, self.places[place], own=example, hides=hides)
         assert row is not None, "an answer's length does not depend on its codes' order"
         return row
 
