@@ -129,7 +129,11 @@ class FinetuneSpec:
         "text", ("text", "answers"), "Nearest by shared characters, or also by what these say of the answer's codes."
     )
     prompt_neighbours_hidden: float = _ranged(
-        0.0, 0.0, 1.0, "chance", "Chance that a training prompt leaves out a question that it would show; answering shows them all."
+        0.0,
+        0.0,
+        1.0,
+        "chance",
+        "Chance that a training prompt leaves out a question that it would show; answering shows them all.",
     )
     answer_format: AnswerFormat = _choice(
         "spelled",

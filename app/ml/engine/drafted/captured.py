@@ -4,21 +4,30 @@ A smaller pass runs in the next larger shape with idle tokens. Graphs hold addre
 the head's columns move to a larger place, all graphs are taken anew.
 """
 
+import logging
 from dataclasses import dataclass
 
 import torch
 
-from app.ml.engine.device import Capture, GraphPool, graphs_run, synchronize, triton_runs
+from app.ml.engine.device import Capture, GraphPool, empty_cache, graphs_run, synchronize, triton_runs
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput, Steps
 from app.ml.engine.drafted.passes import HostPass, PassShape, PassTensors, build_pass
 from app.ml.engine.drafted.rows import KeyValueRows
 
-_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072)
+_SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _ALL_SCORED_TO = 512
 _USED_CODES = 8
 _FEW_TOKENS = 512
 _LEAST_EDGES = 32
+
+
+_log = logging.getLogger(__name__)
+
+
+def captured_sizes(most_tokens: int) -> tuple[int, ...]:
+    """Returns the sizes of captured passes, up to the first that holds `most_tokens`."""
+    return tuple(size for place, size in enumerate(_SIZES) if place == 0 or _SIZES[place - 1] < most_tokens)
 
 
 @dataclass
@@ -31,16 +40,20 @@ class _Captured:
 class CapturedPasses:
     """Runs passes on a device that has graphs and Triton."""
 
-    def __init__(self, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf) -> None:
-        """Captures nothing yet."""
+    def __init__(self, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf, *, most_tokens: int) -> None:
+        """Captures nothing yet; `most_tokens`: no pass is larger."""
         self._network, self._rows, self._shelf = network, rows, shelf
+        self._sizes = captured_sizes(most_tokens)
         self._graphs: dict[PassShape, _Captured] = {}
         self._pool = GraphPool()
 
     @classmethod
-    def find(cls, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf) -> "CapturedPasses | None":
+    def find(
+        cls, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf, *, most_tokens: int
+    ) -> "CapturedPasses | None":
         """Returns captured passes, or None where the device runs passes eagerly."""
-        return cls(network, rows, shelf) if graphs_run(network.device) and triton_runs(network.device) else None
+        is_able = graphs_run(network.device) and triton_runs(network.device)
+        return cls(network, rows, shelf, most_tokens=most_tokens) if is_able else None
 
     def block_tokens(self, tokens: int) -> int:
         """Returns how many tokens a block of a pass of so many tokens has."""
@@ -50,7 +63,7 @@ class CapturedPasses:
         """Returns the smallest captured shape that holds a pass; None: it has to run eagerly."""
         if exact.used > _USED_CODES:
             return None
-        for size in _SIZES:
+        for size in self._sizes:
             shape = self._shape(size)
             # Larger shapes may have larger blocks, of which a pass needs no more than of its own.
             is_enough = (
@@ -64,13 +77,21 @@ class CapturedPasses:
         return None
 
     def capture_one(self) -> bool:
-        """Captures a shape that no pass had so far, with idle tokens alone; False where there is none left."""
-        for size in _SIZES:
+        """Captures a shape that no pass had so far, with idle tokens alone; False where there is none left.
+
+        Where the device has no memory for it, passes of that size stay eager, which takes half as much.
+        """
+        for size in self._sizes:
             shape = self._shape(size)
             if shape not in self._graphs:
                 host = build_pass((), (), shape, idle_place=self._rows.idle_place, is_eager=False)
-                with torch.inference_mode():
-                    self._graphs[shape] = self._capture(host)
+                try:
+                    with torch.inference_mode():
+                        self._graphs[shape] = self._capture(host)
+                except torch.OutOfMemoryError:
+                    _log.warning("pass_not_captured", extra={"tokens": size})
+                    self._sizes = tuple(one for one in self._sizes if one < size)
+                    empty_cache(self._network.device)
                 return True
         return False
 
@@ -78,7 +99,7 @@ class CapturedPasses:
         block = self.block_tokens(size)
         return PassShape(
             tokens=size,
-            scored=size if size <= _ALL_SCORED_TO else size // 2,
+            scored=size if size <= _ALL_SCORED_TO else size * 5 // 8,
             used=_USED_CODES,
             token_blocks=size // block + size // 8,
             adapter_blocks=size // block + size // 8,

@@ -72,14 +72,16 @@ class DraftedEngine:
         assert anatomy is not None
         self.base = base
         self.network = CachedNetwork(network, anatomy, most_positions=_WIDE_TOKENS + 8)
-        self.limits = EngineLimits.for_device(self.network, adapter_gib=adapter_gib, most_adapters=most_adapters)
+        self.limits = EngineLimits.for_device(
+            self.network, adapter_gib=adapter_gib, most_adapters=most_adapters, wide_tokens=_WIDE_TOKENS
+        )
         limits = self.limits
         self.rows = self.network.make_rows(
             narrow=(limits.narrow_rows, limits.narrow_tokens), wide=(limits.wide_rows, _WIDE_TOKENS)
         )
         slots = AdapterSlots(self.network, memory_bytes=limits.adapter_bytes, most=limits.most_adapters)
         self.shelf = AdapterShelf(self.network, base.tokenizer, slots)
-        self.runner = PassRunner(self.network, self.rows, self.shelf)
+        self.runner = PassRunner(self.network, self.rows, self.shelf, most_tokens=limits.most_pass_tokens)
         compile_ahead()
         self._lanes = [_Lane() for _ in range(limits.lanes)]
         self._turn = 0

@@ -161,6 +161,19 @@ class CachedNetwork:
         """L"""
         return len(self._layers)
 
+    @property
+    def bytes_a_place(self) -> int:
+        """Bytes of one token's keys and values in all layers."""
+        anatomy = self.anatomy
+        return 2 * self.layer_count * anatomy.key_value_heads * anatomy.head_dim * self.dtype.itemsize
+
+    @property
+    def pass_bytes_a_token(self) -> int:
+        """Bytes that a pass holds at once for each of its tokens, about: most of it the MLP's."""
+        inner, width = self.layer_size("gate_up")[0], self.embedding.shape[1]
+        heads = self.layer_size("qkv")[0]
+        return (inner + inner // 2 + 2 * heads + 4 * width) * self.dtype.itemsize
+
     def make_rows(self, *, narrow: tuple[int, int], wide: tuple[int, int]) -> KeyValueRows:
         """Returns memory for this network's keys and values."""
         return KeyValueRows(

@@ -83,10 +83,10 @@ class InFlight:
 class PassRunner:
     """Knows where everything is that a pass reads and writes."""
 
-    def __init__(self, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf) -> None:
-        """Captures passes where the device does so."""
+    def __init__(self, network: CachedNetwork, rows: KeyValueRows, shelf: AdapterShelf, *, most_tokens: int) -> None:
+        """Captures passes of up to `most_tokens` where the device does so."""
         self.network, self.rows, self.shelf = network, rows, shelf
-        self.captured = CapturedPasses.find(network, rows, shelf)
+        self.captured = CapturedPasses.find(network, rows, shelf, most_tokens=most_tokens)
         self._buffers = HostBuffers(network.device)
         if self.captured is not None:
             shelf.on_moved = self.captured.clear
