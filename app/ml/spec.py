@@ -146,6 +146,13 @@ class FinetuneSpec:
     augment_phrases: float = _ranged(
         0.0, 0.0, 1.0, "chance", "Chance that a row's phrase becomes one that other rows with the same answer use in its place."
     )
+    augment_joins: float = _ranged(
+        0.0,
+        0.0,
+        1.0,
+        "chance",
+        "Chance that a row asks for what another row about the same thing asks, too, where rows show how.",
+    )
     augment_synonyms: float = _ranged(0.0, 0.0, 1.0, "chance", "Chance that a row has a word exchanged within `synonyms`.")
     synonyms: tuple[tuple[str, ...], ...] = field(
         default=(), metadata={"unit": "groups of words", "doc": "Words that may stand for each other, a list a group."}
@@ -154,7 +161,7 @@ class FinetuneSpec:
     @property
     def has_fresh_rows(self) -> bool:
         """Whether rows are made anew for each epoch."""
-        changes = self.augment_noise or self.augment_phrases or (self.augment_synonyms and self.synonyms)
+        changes = self.augment_noise or self.augment_phrases or self.augment_joins or (self.augment_synonyms and self.synonyms)
         changes = changes or (self.prompt_neighbours and self.prompt_neighbours_hidden)
         return bool(changes) or self.code_order == "shuffled"
 

@@ -33,8 +33,11 @@ class FreshRows:
         codes = list(example.codes)
         if self.augmentation.spec.code_order == "shuffled":
             chooser.shuffle(codes)
-        wrapper = self.tokens.renderer.wrapper
-        question = self.augmentation.said_otherwise(wrapper.strip(example.question), chooser)
+        question = self.tokens.renderer.wrapper.strip(example.question)
+        joined, more = self.augmentation.joined(question, codes, chooser)
+        if self.tokens.fits(more):
+            question, codes = joined, list(more)
+        question = self.augmentation.said_otherwise(question, chooser)
         hidden = self.augmentation.spec.prompt_neighbours_hidden
         hides = (lambda: chooser.random() < hidden) if hidden else None
         row = self.tokens.row_of(question, codes, self.places[place], own=example, hides=hides)
