@@ -29,6 +29,8 @@ class JoinBook:
     """Ends of questions that ask for one thing."""
     by_head: Mapping[str, Sequence[tuple[str, Codes]]] = field(default_factory=dict)
     """What stands before an ask -> the asks behind it in the training rows, each with its codes."""
+    most_codes: int = 1
+    """Of one answer: no model says longer ones than its training rows have."""
 
     def __len__(self) -> int:
         return len(self.joints)
@@ -39,7 +41,12 @@ class JoinBook:
         if cut is None:
             return None
         head, ask = cut
-        others = [(other, more) for other, more in self.by_head.get(head, ()) if other != ask and not set(more) & set(codes)]
+        room = self.most_codes - len(codes)
+        others = [
+            (other, more)
+            for other, more in self.by_head.get(head, ())
+            if other != ask and len(more) <= room and not set(more) & set(codes)
+        ]
         if not others:
             return None
         other, more = chooser.choice(others)
@@ -92,7 +99,8 @@ def mine_joins(questions: Sequence[str], answers: Sequence[Sequence[str]], phras
         # What is joined already is not joined again.
         if cut is not None and not any(joint.strip() and joint in cut[0] for joint in joints):
             by_head[cut[0]].append((cut[1], codes))
-    return JoinBook(joints, book.asks, {head: tuple(found) for head, found in by_head.items() if len(found) > 1})
+    groups = {head: tuple(found) for head, found in by_head.items() if len(found) > 1}
+    return JoinBook(joints, book.asks, groups, max(map(len, answers), default=1))
 
 
 def _joints_of(core: str, codes: frozenset[str], cores: Mapping[str, Codes]) -> set[tuple[str, str, str]]:
