@@ -48,7 +48,9 @@ def train(
     validation: Annotated[
         str | None, typer.Option(help="Held-out file (path, name or id): scored each epoch, calibrates.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="recipe (default), auto or quick; hyperparameters override it.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="recipe (default), auto, direct or quick; hyperparameters override it.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of order and weights.")] = None,
     columns: Annotated[str | None, typer.Option(help='JSON: {"question": "…", "answer": "…"}, for an uploaded table.')] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate steps, minutes and memory; queue nothing.")] = False,

@@ -26,10 +26,13 @@ CODE_LEARNING_RATE = "code_learning_rate"
 _NOT_IN_SPEC = {TEACHER_SEEDS, CODE_LEARNING_RATE}
 _ALLOWED: Overrides = {**LORA, "lora_alpha": 64, "learning_rate": 2e-4, "loss_over": "allowed"}
 _AUTO: Overrides = {"preset": "auto", "eval_strategy": "no"}
+_DIRECT: Overrides = {"preset": "direct", "eval_strategy": "no"}
 # What is told apart, one ingredient a line; combinations of other kinds come from a variants file.
 VARIANTS: Mapping[str, Overrides] = {
     "recipe": {"preset": "recipe", "eval_strategy": "no"},
     "lora": LORA,
+    "lora_scaled": {**LORA, "use_rslora": True},
+    "lora_scaled_more": {**LORA, "use_rslora": True, "lora_alpha": 64, "learning_rate": 2e-4},
     "code_tokens": {**LORA, ANSWER_FORMAT: CODE_TOKENS},
     "single_tokens": {**LORA, ANSWER_FORMAT: "single_tokens"},
     "allowed": _ALLOWED,
@@ -47,6 +50,9 @@ VARIANTS: Mapping[str, Overrides] = {
     "auto_without_phrases": {**_AUTO, "augment_phrases": 0.0},
     "auto_without_neighbours": {**_AUTO, "prompt_neighbours": 0},
     "auto_neighbours_by_text": {**_AUTO, "prompt_neighbours_by": "text"},
+    "auto_showing_all": {**_AUTO, "prompt_neighbours_hidden": 0.0},
+    "auto_joins": {**_AUTO, "augment_joins": 0.2},
+    "auto_scaled": {**_AUTO, "use_rslora": True, "lora_alpha": 32},
     "auto_8_neighbours": {**_AUTO, "prompt_neighbours": 8},
     "auto_loss_over_vocabulary": {**_AUTO, "loss_over": "vocabulary"},
     "auto_lr_2e-4": {**_AUTO, "learning_rate": 2e-4},
@@ -60,6 +66,11 @@ VARIANTS: Mapping[str, Overrides] = {
     "auto_single_tokens": {**_AUTO, ANSWER_FORMAT: "single_tokens"},
     "auto_single_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: "single_tokens", "prompt_neighbours": 0},
     "auto_code_tokens_without_neighbours": {**_AUTO, ANSWER_FORMAT: CODE_TOKENS, "prompt_neighbours": 0},
+    "direct": _DIRECT,
+    "direct_without_joins": {**_DIRECT, "augment_joins": 0.0},
+    "direct_without_phrases": {**_DIRECT, "augment_phrases": 0.0},
+    "direct_loss_over_vocabulary": {**_DIRECT, "loss_over": "vocabulary"},
+    "direct_single_tokens": {**_DIRECT, ANSWER_FORMAT: "single_tokens"},
 }
 
 

@@ -222,3 +222,33 @@ def test_fresh_rows_differ_from_epoch_to_epoch_and_repeat_with_the_seed(base: Lo
 
 def test_a_spec_without_them_has_no_fresh_rows(base: LoadedModel) -> None:
     assert fresh_rows(EXAMPLES, PromptRenderer("plain"), base.tokenizer, FAST, seed=1) is None
+
+
+def test_a_training_prompt_leaves_shown_questions_out_at_their_chance_and_a_held_out_one_never(base: LoadedModel) -> None:
+    whole = tokenize_examples(EXAMPLES, renderer_for(), base.tokenizer, cutoff_len=512, are_trained=True)[0]
+    lengths = {}
+    for chance in (0.5, 1.0):
+        spec = replace(SPEC, prompt_neighbours_hidden=chance)
+        fresh = fresh_rows(EXAMPLES, renderer_for(spec), base.tokenizer, spec, seed=1)
+        assert fresh is not None
+        lengths[chance] = [len(fresh.row(place, epoch).prompt) for epoch in range(4) for place in range(len(fresh))]
+        held_out = tokenize_examples(EXAMPLES, renderer_for(spec), base.tokenizer, cutoff_len=512)[0]
+        assert held_out == tokenize_examples(EXAMPLES, renderer_for(), base.tokenizer, cutoff_len=512)[0]
+    bare = tokenize_examples(EXAMPLES, PromptRenderer(SPEC.template), base.tokenizer, cutoff_len=512)[0]
+    assert lengths[1.0] == [len(row.prompt) for row in bare] * 4
+    assert sum(lengths[1.0]) < sum(lengths[0.5]) < sum(len(row.prompt) for row in whole) * 4
+
+
+def test_rows_are_joined_at_their_chance_with_the_codes_of_both(base: LoadedModel) -> None:
+    things, asks = ("alpha", "beta", "gamma", "delta"), {" price": "p", " ending": "e"}
+    examples = [
+        Example(number, f"{thing}{ask}", (f"{code}_{thing}",))
+        for number, (thing, (ask, code)) in enumerate(((thing, ask) for thing in things for ask in asks.items()), start=1)
+    ]
+    examples += [Example(20 + n, f"{thing} price and ending", (f"p_{thing}", f"e_{thing}")) for n, thing in enumerate(things[:3])]
+    spec = replace(FAST, augment_joins=1.0)
+    fresh = fresh_rows(examples, PromptRenderer(spec.template), base.tokenizer, spec, seed=1)
+    assert fresh is not None
+    answers = [base.tokenizer.decode(fresh.row(place, 0).answer[:-1]) for place in range(len(fresh))]
+    assert set(answers[6:8]) == {"p_delta|e_delta", "e_delta|p_delta"}
+    assert set(answers) >= {"p_alpha|e_alpha", "e_alpha|p_alpha"}
