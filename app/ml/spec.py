@@ -197,36 +197,22 @@ class FinetuneSpec:
         return {"version": SPEC_VERSION, **values, "synonyms": [list(group) for group in self.synonyms]}
 
 
+_CHOSEN = FinetuneSpec(
+    lora_alpha=64,
+    num_train_epochs=8.0,
+    min_train_steps=300,
+    per_device_train_batch_size=64,
+    gradient_accumulation_steps=1,
+    warmup_ratio=0.05,
+    loss_over="allowed",
+    augment_phrases=0.7,
+)
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
 # `auto`: what answered held-out telecom questions best (docs/results/quality.md); its prompts are about ten times as long.
 # `direct`: the best whose prompts are the question alone, for CPUs and for exports.
 PRESETS: Mapping[str, FinetuneSpec] = {
-    "auto": FinetuneSpec(
-        lora_alpha=64,
-        num_train_epochs=8.0,
-        min_train_steps=300,
-        per_device_train_batch_size=64,
-        gradient_accumulation_steps=1,
-        warmup_ratio=0.05,
-        loss_over="allowed",
-        prompt_neighbours=12,
-        prompt_neighbours_by="answers",
-        prompt_neighbours_hidden=0.3,
-        augment_phrases=0.7,
-    ),
-    "direct": FinetuneSpec(
-        lora_alpha=64,
-        use_rslora=True,
-        learning_rate=2e-4,
-        num_train_epochs=8.0,
-        min_train_steps=300,
-        per_device_train_batch_size=64,
-        gradient_accumulation_steps=1,
-        warmup_ratio=0.05,
-        loss_over="allowed",
-        augment_phrases=0.7,
-        augment_joins=0.2,
-    ),
+    "auto": replace(_CHOSEN, prompt_neighbours=12, prompt_neighbours_by="answers", prompt_neighbours_hidden=0.3),
+    "direct": replace(_CHOSEN, use_rslora=True, learning_rate=2e-4, augment_joins=0.2),
     "quick": FinetuneSpec(num_train_epochs=4.0, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_ratio=0.05),
     "recipe": FinetuneSpec(
         template="default",

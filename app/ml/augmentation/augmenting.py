@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.ml.augmentation.joins import JoinBook, mine_joins
+from app.ml.augmentation.joins import Codes, JoinBook, mine_joins
 from app.ml.augmentation.noise import with_slips
 from app.ml.augmentation.phrases import PhraseBook, mine_phrases
 from app.ml.spec import FinetuneSpec
@@ -22,17 +22,16 @@ class Augmentation:
 
     @classmethod
     def make(cls, spec: FinetuneSpec, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> "Augmentation":
-        """Mines the phrases of training rows where the spec wants them; `questions` are bare."""
+        """Mines the phrases and joints of training rows where the spec wants them; `questions` are bare."""
         phrases = mine_phrases(questions, answers) if spec.augment_phrases or spec.augment_joins else PhraseBook()
         joins = mine_joins(questions, answers, phrases) if spec.augment_joins else JoinBook()
-        return cls(spec, phrases if spec.augment_phrases else PhraseBook(), joins)
+        return cls(spec, phrases, joins)
 
-    def joined(self, question: str, codes: Sequence[str], chooser: random.Random) -> tuple[str, Sequence[str]]:
-        """Returns a bare question and its codes, joined with another question's as the chance falls."""
+    def joined(self, question: str, codes: Sequence[str], chooser: random.Random) -> tuple[str, Codes] | None:
+        """Returns a bare question and its codes joined with another's, as the chance falls; None where they stay alone."""
         if not self.joins or chooser.random() >= self.spec.augment_joins:
-            return question, codes
-        joined = self.joins.joined(self.phrases.core(question), codes, chooser)
-        return (question, codes) if joined is None else joined
+            return None
+        return self.joins.joined(self.phrases.core(question), codes, chooser)
 
     def said_otherwise(self, question: str, chooser: random.Random) -> str:
         """Returns a bare question with its phrases and words exchanged and slips made, as the chances fall."""

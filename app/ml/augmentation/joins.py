@@ -8,9 +8,9 @@ ask. Questions that begin alike and end with such asks may then be joined likewi
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from app.ml.augmentation.phrases import MAX_MINED_ROWS, PhraseBook
+from app.ml.augmentation.phrases import PhraseBook, mined_places
 
 _FEWEST_ANSWERS = 3
 _MOST_JOINT_CHARS = 4
@@ -73,14 +73,15 @@ def mine_joins(questions: Sequence[str], answers: Sequence[Sequence[str]], phras
     A joint needs rows of three different answers. `phrases`: whose starts and ends are left out, and whose exchanges at the
     end make more asks of those that are found.
     """
-    count = min(len(questions), MAX_MINED_ROWS)
-    places = [number * len(questions) // count for number in range(count)]
-    known: dict[str, Codes | None] = {}
-    for place in places:
+    cores: dict[str, Codes] = {}
+    ambiguous: set[str] = set()
+    for place in mined_places(len(questions)):
         core, codes = phrases.core(questions[place]), tuple(answers[place])
-        # A text with two answers says nothing.
-        known[core] = codes if known.get(core, codes) is not None and set(known.get(core) or codes) == set(codes) else None
-    cores = {core: codes for core, codes in known.items() if codes is not None and len(core) <= _MOST_CORE_CHARS}
+        if set(cores.get(core, codes)) != set(codes):
+            ambiguous.add(core)
+        cores[core] = codes
+    # A text with two answers says nothing.
+    cores = {core: codes for core, codes in cores.items() if core not in ambiguous and len(core) <= _MOST_CORE_CHARS}
     answers_of_joint: dict[str, set[frozenset[str]]] = defaultdict(set)
     asks_of_joint: dict[str, set[str]] = defaultdict(set)
     for core, codes in cores.items():
@@ -92,7 +93,7 @@ def mine_joins(questions: Sequence[str], answers: Sequence[Sequence[str]], phras
     for phrase, others in phrases.exchanges.items():
         if phrase.place == "end" and (phrase.text in asks or asks & set(others)):
             asks |= {text for text in (phrase.text, *others) if len(text) >= _FEWEST_ASK_CHARS}
-    book = JoinBook(joints, frozenset(asks))
+    book = JoinBook(joints, frozenset(asks), most_codes=max(map(len, answers), default=1))
     by_head: dict[str, list[tuple[str, Codes]]] = defaultdict(list)
     for core, codes in cores.items():
         cut = book.cut(core)
@@ -100,7 +101,7 @@ def mine_joins(questions: Sequence[str], answers: Sequence[Sequence[str]], phras
         if cut is not None and not any(joint.strip() and joint in cut[0] for joint in joints):
             by_head[cut[0]].append((cut[1], codes))
     groups = {head: tuple(found) for head, found in by_head.items() if len(found) > 1}
-    return JoinBook(joints, book.asks, groups, max(map(len, answers), default=1))
+    return replace(book, by_head=groups)
 
 
 def _joints_of(core: str, codes: frozenset[str], cores: Mapping[str, Codes]) -> set[tuple[str, str, str]]:

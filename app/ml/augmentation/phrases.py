@@ -112,14 +112,19 @@ def _splits_word(text: str, at: int) -> bool:
     return 0 < at < len(text) and all(char.isascii() and char.isalnum() for char in text[at - 1 : at + 1])
 
 
+def mined_places(rows: int) -> list[int]:
+    """Returns which of so many rows are looked at: all, or 5,000 evenly spread ones."""
+    count = min(rows, MAX_MINED_ROWS)
+    return [number * rows // count for number in range(count)]
+
+
 def mine_phrases(questions: Sequence[str], answers: Sequence[Sequence[str]], *, seed: int = 0) -> PhraseBook:
     """Finds exchangeable phrases of bare questions; of many rows 5,000 evenly spread ones are looked at.
 
     An exchange needs rows of three different answers for it, and at most a tenth as many pairs of rows against it. What may
     stand at the start or the end, or not, is found first: without it questions differ in one stretch far more often.
     """
-    count = min(len(questions), MAX_MINED_ROWS)
-    places = [number * len(questions) // count for number in range(count)]
+    places = mined_places(len(questions))
     rows = [(questions[place], frozenset(answers[place])) for place in places if len(questions[place]) <= _MAX_QUESTION_CHARS]
     said = [one for one in _exchanges(rows, seed) if one[0] != "inside" and one[1]]
     optional = {(place, text) for place, text, other in said if not other}

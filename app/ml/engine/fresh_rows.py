@@ -34,9 +34,9 @@ class FreshRows:
         if self.augmentation.spec.code_order == "shuffled":
             chooser.shuffle(codes)
         question = self.tokens.renderer.wrapper.strip(example.question)
-        joined, more = self.augmentation.joined(question, codes, chooser)
-        if self.tokens.fits(more):
-            question, codes = joined, list(more)
+        joined = self.augmentation.joined(question, codes, chooser)
+        if joined is not None and self.tokens.fits(joined[1]):
+            question, codes = joined[0], list(joined[1])
         question = self.augmentation.said_otherwise(question, chooser)
         hidden = self.augmentation.spec.prompt_neighbours_hidden
         hides = (lambda: chooser.random() < hidden) if hidden else None

@@ -6,8 +6,10 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.ml.augmentation.augmenting import Augmentation
 from app.ml.augmentation.joins import JoinBook, interleaved, mine_joins
 from app.ml.augmentation.phrases import Phrase, PhraseBook
+from app.ml.spec import resolve_spec
 
 THINGS = ("流量月包", "语音季包", "视频年包", "定向日包", "亲情号码")
 ASKS = {"怎么取消": "取消方式", "多少钱": "资费说明", "几天有效": "生效规则"}
@@ -70,7 +72,7 @@ def test_what_is_joined_already_is_not_joined_again() -> None:
 
 
 def test_no_joined_answer_is_longer_than_the_rows_answers() -> None:
-    found = dict(rows().items())
+    found = rows()
     for number, thing in enumerate(THINGS, start=1):
         found[thing + "多少钱"] = (f"资费说明_{number}", f"资费说明_{number + 10}")
     for number, thing in enumerate(THINGS[:-1], start=1):
@@ -107,3 +109,12 @@ def test_answers_of_equal_length_take_turns() -> None:
         codes = interleaved([f"a{n}" for n in range(first)], [f"b{n}" for n in range(second)])
         assert len(codes) == first + second
         assert (codes[1] == "b0") == (first in (second, 1))
+
+
+def test_a_greeted_question_is_joined_where_phrases_are_not_to_be_exchanged() -> None:
+    found = rows() | {f"请问{question}": codes for question, codes in rows().items()}
+    spec = resolve_spec({"preset": "quick", "augment_joins": 1.0})
+    augmentation = Augmentation.make(spec, list(found), list(found.values()))
+    joined = augmentation.joined("请问亲情号码多少钱", ("资费说明_5",), random.Random(0))
+    assert joined == ("亲情号码多少钱，还有怎么取消", ("资费说明_5", "取消方式_5"))
+    assert augmentation.said_otherwise("请问亲情号码多少钱", random.Random(0)) == "请问亲情号码多少钱"
