@@ -215,13 +215,18 @@ def create_app(
             max_unfinished=settings.max_queued_jobs,
             answerer_base_model=settings.base_model,
             memory_limit_gib=settings.memory_limit_gib,
+            default_preset=settings.default_preset,
         )
     )
     app.include_router(models_router)
     app.include_router(promotions_router)
     app.include_router(evaluations.make_router(max_unfinished=settings.max_queued_jobs))
     app.include_router(
-        experiments.make_router(max_unfinished=settings.max_queued_jobs, memory_limit_gib=settings.memory_limit_gib)
+        experiments.make_router(
+            max_unfinished=settings.max_queued_jobs,
+            memory_limit_gib=settings.memory_limit_gib,
+            default_preset=settings.default_preset,
+        )
     )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
     install_console(
@@ -232,6 +237,7 @@ def create_app(
             max_question_chars=settings.max_question_chars,
             max_unfinished_jobs=settings.max_queued_jobs,
             memory_limit_gib=settings.memory_limit_gib,
+            default_preset=settings.default_preset,
             keeps_questions=settings.answer_log and settings.answer_log_questions == "text",
         ),
         readiness,

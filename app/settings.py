@@ -112,6 +112,12 @@ class Settings(BaseSettings):
     checkpoint_days: Annotated[
         float, Field(gt=0, le=36500, description="Days that an ended job's checkpoints stay; its adapter stays for ever.")
     ] = 30.0
+    default_preset: Annotated[
+        Literal["auto", "direct", "quick", "recipe"],
+        Field(
+            description="Preset of jobs that name none. `dianda up` on a machine without a GPU takes quick, where nothing is set."
+        ),
+    ] = "auto"
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
     card_policy: Annotated[

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
+from app.ml.augmentation.augmenting import Augmentation
 from app.ml.augmentation.phrases import mine_phrases
 from app.ml.codes import CodeVocabulary, sorted_codes
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
@@ -65,10 +66,14 @@ def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Examp
 
 
 def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionIndex:
-    """Indexes an adapter's training questions without their wrapper; where prompts show them with texts, without greetings."""
+    """Indexes an adapter's training questions without their wrapper; where prompts show them with texts, without greetings.
+
+    With `augment_inferences` prompts may show what follows from several rows, too.
+    """
     bare = [card.wrapper.strip(example.question) for example in examples]
     codes = [example.codes for example in examples]
     if not card.spec.prompt_neighbours:
         return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
     affixes = mine_phrases(bare, codes).affixes
-    return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary, keeps_texts=True, affixes=affixes)
+    inferred = Augmentation.make(card.spec, bare, codes).inferences.questions() if card.spec.augment_inferences else []
+    return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary, keeps_texts=True, affixes=affixes, inferred=inferred)

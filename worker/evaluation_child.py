@@ -217,7 +217,8 @@ def _training_of(assignment: Assignment, card: AdapterCard, place: Path) -> Trai
     # Of more questions it holds a part, and an answer that it lacks may have been trained all the same.
     if index is None or index.answer_starts[-1] >= MAX_INDEXED_QUESTIONS:
         return None
-    return TrainingKnowledge.of_index(index.answers, card.vocabulary)
+    trained = [answer for answer, rows in zip(index.answers, index.frequencies.tolist(), strict=True) if rows]
+    return TrainingKnowledge.of_index(trained, card.vocabulary)
 
 
 def _rows_of_before(assignment: Assignment) -> list[EvaluatedRow]:

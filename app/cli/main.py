@@ -50,6 +50,8 @@ for _command in _COMMANDS_OF_DATA:
     data_cli.command()(_command)
 _console = Console(stderr=True, highlight=False)
 _LOOKED_EVERY_S = 0.2
+_GPU_DEVICES = ("/dev/kfd", "/dev/nvidiactl")
+_PRESET_WITHOUT_GPU = "quick"
 
 
 @cli.callback()
@@ -74,6 +76,17 @@ def _import(store: ModelStore, name: str) -> None:
             store.import_in_subprocess(name)
 
 
+def _for_this_machine(settings: Settings) -> Settings:
+    """Returns settings whose default preset a machine without a GPU trains in minutes, unless one is set."""
+    if "default_preset" in settings.model_fields_set or any(Path(device).exists() for device in _GPU_DEVICES):
+        return settings
+    _console.print(
+        "No GPU is here: jobs that name no preset train with [bold]quick[/bold], in minutes. auto answers better and takes hours "
+        "on a CPU; name it in the job, or set DIANDA_DEFAULT_PRESET."
+    )
+    return settings.model_copy(update={"default_preset": _PRESET_WITHOUT_GPU})
+
+
 def _fail(error: Exception) -> None:
     _console.print(f"[red]{getattr(error, 'message', None) or error}[/red]")
     raise typer.Exit(1)
@@ -88,7 +101,7 @@ def up(
     workers: Annotated[int, typer.Option(min=1, max=64, help="Workers; each trains one job at a time.")] = 1,
 ) -> None:
     """Starts the whole product on this machine; Ctrl-C stops it, SIGHUP replaces its processes one after another."""
-    settings = Settings()
+    settings = _for_this_machine(Settings())
     # No events: a signal that comes while this thread holds an event's lock would wait for it for ever.
     told: set[int] = set()
 

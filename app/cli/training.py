@@ -49,7 +49,7 @@ def train(
         str | None, typer.Option(help="Held-out file (path, name or id): scored each epoch, calibrates.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="recipe (default), auto, direct or quick; hyperparameters override it.")
+        str | None, typer.Option(help="auto (default), direct, quick or recipe; hyperparameters override it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of order and weights.")] = None,
     columns: Annotated[str | None, typer.Option(help='JSON: {"question": "…", "answer": "…"}, for an uploaded table.')] = None,

@@ -41,6 +41,7 @@ class ConsoleLimits:
     max_question_chars: int
     max_unfinished_jobs: int
     memory_limit_gib: float | None
+    default_preset: str
     keeps_questions: bool
     """Whether the answer log holds the texts of questions."""
 
@@ -60,6 +61,7 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
             max_unfinished=limits.max_unfinished_jobs,
             answerer_base_model=limits.base_model,
             memory_limit_gib=limits.memory_limit_gib,
+            default_preset=limits.default_preset,
         )
     )
     app.include_router(evaluation_pages.make_router(pages, max_unfinished=limits.max_unfinished_jobs))
@@ -69,6 +71,7 @@ def install_console(app: FastAPI, limits: ConsoleLimits, readiness: ReadinessChe
             max_unfinished=limits.max_unfinished_jobs,
             answerer_base_model=limits.base_model,
             memory_limit_gib=limits.memory_limit_gib,
+            default_preset=limits.default_preset,
         )
     )
     app.include_router(model_pages.make_router(pages))

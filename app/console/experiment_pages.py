@@ -23,14 +23,16 @@ from app.experiments.schemas import CreateExperiment, ExperimentObject
 from app.experiments.starting import start_experiment
 from app.http.dependencies import AfterParam, BlobsDep, EngineDep, ReadingDep, StoreDep, TransactionDep
 from app.ml.model_store import ModelStore
-from app.ml.spec import DEFAULT_PRESET, PRESETS
+from app.ml.spec import PRESETS
 
 _PREFIX = "/console/experiments"
 _PAGE = 20
 KINDS = ("ramp", "hyperparameters", "base_models")
 
 
-def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
+def make_router(
+    pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None, default_preset: str
+) -> APIRouter:
     """Builds the routes."""
     router = APIRouter(prefix=_PREFIX, include_in_schema=False, route_class=ConsoleRoute)
 
@@ -75,7 +77,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
     @router.get("/new")
     def new_form(request: Request, engine: EngineDep, store: StoreDep, training_file: str = "") -> HTMLResponse:
         """Shows the form of a new experiment."""
-        values = {"model": answerer_base_model, "preset": DEFAULT_PRESET, "kind": KINDS[0]}
+        values = {"model": answerer_base_model, "preset": default_preset, "kind": KINDS[0]}
         return show_form(request, engine, store, values | filled({"training_file": training_file[:64]}), models=[])
 
     @router.post("/new")
@@ -93,6 +95,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
                 uploads_dir=request.app.state.uploads_dir,
                 max_unfinished=max_unfinished,
                 memory_limit_gib=memory_limit_gib,
+                default_preset=default_preset,
                 key=creation_key(values, body),
             )
         except AppError as error:
@@ -134,7 +137,7 @@ def _asked(values: dict[str, str], models: list[str]) -> dict[str, Any]:
         WrongField: a number or a line of the grid cannot be read.
     """
     kind = values.get("kind", KINDS[0])
-    hyperparameters: dict[str, Any] = {"preset": values.get("preset", DEFAULT_PRESET)}
+    hyperparameters: dict[str, Any] = {name: values[name] for name in ("preset",) if name in values}
     if (epochs := number(values, "num_train_epochs")) is not None:
         hyperparameters["num_train_epochs"] = epochs
     for name, given in parse_grid(values.get("fixed", ""), field="fixed").items():

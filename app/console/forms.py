@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidInput
 from app.jobs.idempotency import CreationKey
-from app.ml.spec import DEFAULT_PRESET, OPENAI_NAMES, PRESETS, FinetuneSpec
+from app.ml.spec import OPENAI_NAMES, PRESETS, FinetuneSpec
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -104,7 +104,7 @@ def job_values(form: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         WrongField: a number is none.
     """
-    given: dict[str, Any] = {"preset": form.get("preset", DEFAULT_PRESET)}
+    given: dict[str, Any] = {name: form[name] for name in ("preset",) if name in form}
     kinds = {field.name: str(field.type) for field in fields(FinetuneSpec)}
     for name in SPEC_FIELDS:
         value = whole(form, name) if "int" in kinds[name] else number(form, name)

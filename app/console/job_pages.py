@@ -28,13 +28,15 @@ from app.jobs.requests import new_job
 from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventObject, JobObject
 from app.jobs.states import MOVES, TERMINAL, JobStatus
 from app.ml.model_store import ModelStore
-from app.ml.spec import DEFAULT_PRESET, PRESETS
+from app.ml.spec import PRESETS
 
 _PAGE, _SHOWN_EVENTS, _MOST_METRICS = 20, 30, 20_000
 _PREFIX = "/console/jobs"
 
 
-def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
+def make_router(
+    pages: Pages, *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None, default_preset: str
+) -> APIRouter:
     """Builds the routes."""
     router = APIRouter(prefix=_PREFIX, include_in_schema=False, route_class=ConsoleRoute)
 
@@ -80,7 +82,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
     @router.get("/new")
     def new_form(request: Request, engine: EngineDep, store: StoreDep, training_file: str = "", model: str = "") -> HTMLResponse:
         """Shows the form of a new job."""
-        values = filled({"training_file": training_file[:64], "model": model[:100], "preset": DEFAULT_PRESET})
+        values = filled({"training_file": training_file[:64], "model": model[:100], "preset": default_preset})
         return show_form(request, engine, store, {"model": answerer_base_model, **values})
 
     @router.post("/new")
@@ -89,7 +91,7 @@ def make_router(pages: Pages, *, max_unfinished: int, answerer_base_model: str, 
         values = filled(form)
         try:
             body = checked(CreateJob, job_values(values))
-            new = new_job(body)
+            new = new_job(body, default_preset=default_preset)
             if values.get("wish") == "estimate":
                 # Not read-only: the checks hold the files as those of a creation do.
                 with unit_of_work(engine) as session:

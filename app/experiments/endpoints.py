@@ -33,7 +33,7 @@ _REPORT_HEADERS = {
 }
 
 
-def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRouter:
+def make_router(*, max_unfinished: int, memory_limit_gib: float | None, default_preset: str) -> APIRouter:
     """Builds the routes."""
     router = APIRouter(prefix="/v1/experiments", tags=["experiments"], responses=ERROR_RESPONSES)
 
@@ -60,6 +60,7 @@ def make_router(*, max_unfinished: int, memory_limit_gib: float | None) -> APIRo
             uploads_dir=request.app.state.uploads_dir,
             max_unfinished=max_unfinished,
             memory_limit_gib=memory_limit_gib,
+            default_preset=default_preset,
         )
 
     @router.get("")

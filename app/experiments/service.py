@@ -102,6 +102,7 @@ def create(
     bell: Doorbell,
     max_unfinished: int,
     memory_limit_gib: float | None,
+    default_preset: str,
     stored_keys: list[str],
 ) -> Experiment:
     """Stores an experiment, its training subsets and a job for each arm that trains, all or nothing.
@@ -161,7 +162,7 @@ def create(
                     base_model=plan.base_model,
                     training_file=file.id,
                     validation_file=new.validation_file,
-                    spec=resolve_spec(plan.hyperparameters, param_prefix=PARAM_PREFIX),
+                    spec=resolve_spec(plan.hyperparameters, param_prefix=PARAM_PREFIX, default_preset=default_preset),
                     hyperparameters=dict(plan.hyperparameters),
                     suffix=f"{new.suffix or experiment.id}-{number}",
                     seed=new.seed,

@@ -28,6 +28,7 @@ def start_experiment(
     uploads_dir: Path,
     max_unfinished: int,
     memory_limit_gib: float | None,
+    default_preset: str,
     key: CreationKey | None = None,
 ) -> ExperimentObject:
     """Cuts the training rows, and queues a training job for each arm; all of it, or nothing. The same key makes one experiment.
@@ -60,6 +61,7 @@ def start_experiment(
                         bell=bell,
                         max_unfinished=max_unfinished,
                         memory_limit_gib=memory_limit_gib,
+                        default_preset=default_preset,
                         stored_keys=stored_keys,
                     ),
                 )

@@ -21,7 +21,9 @@ from app.jobs.schemas import CheckpointObject, CreateJob, EstimateObject, EventO
 _METADATA_PREFIX = "metadata["
 
 
-def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None) -> APIRouter:
+def make_router(
+    *, max_unfinished: int, answerer_base_model: str, memory_limit_gib: float | None, default_preset: str
+) -> APIRouter:
     """Builds the routes; `memory_limit_gib`: what a training process may take, none: whatever its device has."""
     router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], responses=ERROR_RESPONSES)
 
@@ -40,7 +42,7 @@ def make_router(*, max_unfinished: int, answerer_base_model: str, memory_limit_g
         A spec that cannot work on its base model or data is refused with the field's name.
         `dry_run=true` checks every row too, and estimates steps, minutes and peak memory instead.
         """
-        new = new_job(body)
+        new = new_job(body, default_preset=default_preset)
         if dry_run:
             return estimate(
                 session,

@@ -64,6 +64,21 @@ class SolvedQuestion:
     codes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class PromptView:
+    """How one prompt is to look."""
+
+    is_alone: bool = False
+    """Whether it shows no training question at all."""
+    own: SolvedQuestion | None = None
+    """The training row that the question comes from, which its prompt does not show."""
+    hides: Callable[[], bool] | None = None
+    """Asked of each training question that would be shown whether to leave it out."""
+
+
+_SHOWING_ALL = PromptView()
+
+
 class NearestQuestions(Protocol):
     """Where the training questions come from that a prompt shows."""
 
@@ -88,25 +103,15 @@ class PromptRenderer:
         """Returns the text of the question's own part of the prompt, which ends where the answer begins."""
         return self._templated(self.wrapper.apply(question))
 
-    def encode(
-        self,
-        question: str,
-        tokenizer: TextTokenizer,
-        *,
-        own: SolvedQuestion | None = None,
-        hides: Callable[[], bool] | None = None,
-    ) -> list[int]:
+    def encode(self, question: str, tokenizer: TextTokenizer, view: PromptView = _SHOWING_ALL) -> list[int]:
         """Returns the prompt's token ids with exactly one BOS, where the base model wants one.
-
-        `own`: the training row that the question comes from, which its prompt does not show. `hides`: asked of each training
-        question that would be shown whether to leave it out.
 
         Raises:
             AdapterMismatch: the prompt must show training questions, and they are not at hand.
         """
         ids = tokenizer.encode(self.render(question))
-        if self.neighbours:
-            ids = self._shown(question, tokenizer, own, hides, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
+        if self.neighbours and not view.is_alone:
+            ids = self._shown(question, tokenizer, view, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
         return ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
 
     def _templated(self, text: str) -> str:
@@ -117,15 +122,7 @@ class PromptRenderer:
                 return f"Human: {text}\nAssistant:"
         raise InvalidSpec(f"There is no template {self.template!r}.", param="template")
 
-    def _shown(
-        self,
-        question: str,
-        tokenizer: TextTokenizer,
-        own: SolvedQuestion | None,
-        hides: Callable[[], bool] | None,
-        *,
-        room: int,
-    ) -> list[int]:
+    def _shown(self, question: str, tokenizer: TextTokenizer, view: PromptView, *, room: int) -> list[int]:
         if self.nearest is None:
             raise AdapterMismatch(
                 "The adapter's prompts show its nearest training questions, which only Dianda's answerer knows. Ask it there, or "
@@ -135,8 +132,8 @@ class PromptRenderer:
         separator, newline = tokenizer.encode(SEPARATOR), tokenizer.encode("\n")
         ids: list[int] = []
         room = min(room, MAX_NEIGHBOUR_TOKENS)
-        for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=own):
-            if hides is not None and hides():
+        for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=view.own):
+            if view.hides is not None and view.hides():
                 continue
             # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
             answer = answer_tokens([tokenizer.encode(code) for code in solved.codes], separator, tokenizer.eos_id)[:-1]

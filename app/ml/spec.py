@@ -135,6 +135,9 @@ class FinetuneSpec:
         "chance",
         "Chance that a training prompt leaves out a question that it would show; answering shows them all.",
     )
+    prompt_alone: float = _ranged(
+        0.0, 0.0, 1.0, "chance", "Chance that a training prompt shows none of the training questions that it would show."
+    )
     answer_format: AnswerFormat = _choice(
         "spelled",
         ("spelled", "single_tokens"),
@@ -153,6 +156,13 @@ class FinetuneSpec:
         "chance",
         "Chance that a row asks for what another row about the same thing asks, too, where rows show how.",
     )
+    augment_inferences: float = _ranged(
+        0.0,
+        0.0,
+        1.0,
+        "chance",
+        "Chance that a row asks about its thing what no row asks, and several rows together answer.",
+    )
     augment_synonyms: float = _ranged(0.0, 0.0, 1.0, "chance", "Chance that a row has a word exchanged within `synonyms`.")
     synonyms: tuple[tuple[str, ...], ...] = field(
         default=(), metadata={"unit": "groups of words", "doc": "Words that may stand for each other, a list a group."}
@@ -161,8 +171,9 @@ class FinetuneSpec:
     @property
     def has_fresh_rows(self) -> bool:
         """Whether rows are made anew for each epoch."""
-        changes = self.augment_noise or self.augment_phrases or self.augment_joins or (self.augment_synonyms and self.synonyms)
-        changes = changes or (self.prompt_neighbours and self.prompt_neighbours_hidden)
+        chances = (self.augment_noise, self.augment_phrases, self.augment_joins, self.augment_inferences)
+        changes = any(chances) or (self.augment_synonyms and self.synonyms)
+        changes = changes or (self.prompt_neighbours and (self.prompt_neighbours_hidden or self.prompt_alone))
         return bool(changes) or self.code_order == "shuffled"
 
     @property
@@ -198,21 +209,26 @@ class FinetuneSpec:
 
 
 _CHOSEN = FinetuneSpec(
-    lora_alpha=64,
+    use_rslora=True,
     num_train_epochs=8.0,
-    min_train_steps=300,
+    min_train_steps=1000,
     per_device_train_batch_size=64,
     gradient_accumulation_steps=1,
     warmup_ratio=0.05,
     loss_over="allowed",
+    label_smoothing_factor=0.05,
     augment_phrases=0.7,
+    augment_joins=0.2,
+    augment_inferences=0.3,
 )
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
 # `auto`: what answered held-out telecom questions best (docs/results/quality.md); its prompts are about ten times as long.
-# `direct`: the best whose prompts are the question alone, for CPUs and for exports.
+# `direct`: the best whose prompts are the question alone: answered fastest, and by any engine after an export.
 PRESETS: Mapping[str, FinetuneSpec] = {
-    "auto": replace(_CHOSEN, prompt_neighbours=12, prompt_neighbours_by="answers", prompt_neighbours_hidden=0.3),
-    "direct": replace(_CHOSEN, use_rslora=True, learning_rate=2e-4, augment_joins=0.2),
+    "auto": replace(
+        _CHOSEN, prompt_neighbours=12, prompt_neighbours_by="answers", prompt_neighbours_hidden=0.5, prompt_alone=0.4
+    ),
+    "direct": replace(_CHOSEN, lora_alpha=64, learning_rate=2e-4),
     "quick": FinetuneSpec(num_train_epochs=4.0, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_ratio=0.05),
     "recipe": FinetuneSpec(
         template="default",
@@ -230,7 +246,7 @@ PRESETS: Mapping[str, FinetuneSpec] = {
         gradient_accumulation_steps=8,
     ),
 }
-DEFAULT_PRESET = "recipe"
+DEFAULT_PRESET = "auto"
 
 # OpenAI's names and the fields that they set; each may also be "auto".
 OPENAI_NAMES: Mapping[str, str] = {
@@ -240,7 +256,9 @@ OPENAI_NAMES: Mapping[str, str] = {
 }
 
 
-def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "") -> FinetuneSpec:
+def resolve_spec(
+    hyperparameters: Mapping[str, object], *, param_prefix: str = "", default_preset: str = DEFAULT_PRESET
+) -> FinetuneSpec:
     """Builds a spec from a preset and the fields that override it; OpenAI's names and LLaMA-Factory's are both known.
 
     `"auto"` stands for the preset's value in every field.
@@ -250,7 +268,7 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
             needs an evaluation where there is none.
     """
     given = dict(hyperparameters)
-    preset = given.pop("preset", DEFAULT_PRESET)
+    preset = given.pop("preset", default_preset)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InvalidSpec(f"There is no preset {preset!r}. Use one of {sorted(PRESETS)}.", param=f"{param_prefix}preset")
     spec = PRESETS[preset]
@@ -266,6 +284,9 @@ def resolve_spec(hyperparameters: Mapping[str, object], *, param_prefix: str = "
                 param=param_prefix + name,
             )
         values[name] = _checked(known[name], value, param_prefix + name)
+    if values.get("loss_over") == "vocabulary":
+        # Of the preset; what is asked for beside it is refused below.
+        values.setdefault("label_smoothing_factor", 0.0)
     spec = replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
     _check_together(spec, param_prefix)
     return spec

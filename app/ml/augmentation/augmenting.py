@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.ml.augmentation.inferences import InferenceBook, mine_inferences
 from app.ml.augmentation.joins import Codes, JoinBook, mine_joins
 from app.ml.augmentation.noise import with_slips
 from app.ml.augmentation.phrases import PhraseBook, mine_phrases
@@ -19,13 +20,32 @@ class Augmentation:
     spec: FinetuneSpec
     phrases: PhraseBook
     joins: JoinBook = JoinBook()
+    inferences: InferenceBook = InferenceBook()
 
     @classmethod
     def make(cls, spec: FinetuneSpec, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> "Augmentation":
-        """Mines the phrases and joints of training rows where the spec wants them; `questions` are bare."""
-        phrases = mine_phrases(questions, answers) if spec.augment_phrases or spec.augment_joins else PhraseBook()
-        joins = mine_joins(questions, answers, phrases) if spec.augment_joins else JoinBook()
-        return cls(spec, phrases, joins)
+        """Mines what the spec wants of training rows; `questions` are bare."""
+        phrases, joins, inferences = PhraseBook(), JoinBook(), InferenceBook()
+        if spec.augment_phrases or spec.augment_joins or spec.augment_inferences:
+            phrases = mine_phrases(questions, answers)
+        if spec.augment_joins or spec.augment_inferences:
+            joins = mine_joins(questions, answers, phrases)
+        if spec.augment_inferences:
+            inferences = mine_inferences(questions, answers, phrases, joins)
+            joins = joins.with_asks(inferences.by_head)
+        return cls(spec, phrases, joins, inferences)
+
+    def inferred(self, question: str, chooser: random.Random) -> tuple[str, Codes] | None:
+        """Returns a question that no row asks about a bare question's thing, and its codes, as the chance falls; else None."""
+        if not self.inferences or chooser.random() >= self.spec.augment_inferences:
+            return None
+        core = self.phrases.core(question)
+        cut = self.joins.cut_joint(core) or self.joins.cut(core)
+        asks = () if cut is None else self.inferences.by_head.get(cut[0], ())
+        if cut is None or not asks:
+            return None
+        ask, codes = chooser.choice(asks)
+        return cut[0] + ask, codes
 
     def joined(self, question: str, codes: Sequence[str], chooser: random.Random) -> tuple[str, Codes] | None:
         """Returns a bare question and its codes joined with another's, as the chance falls; None where they stay alone."""

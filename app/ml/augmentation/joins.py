@@ -52,12 +52,27 @@ class JoinBook:
         other, more = chooser.choice(others)
         return f"{head}{ask}{chooser.choice(self.joints)}{other}", interleaved(codes, more)
 
+    def with_asks(self, more: Mapping[str, Sequence[tuple[str, Codes]]]) -> "JoinBook":
+        """Returns a book that joins further asks, too; `more` is as `by_head`."""
+        return replace(
+            self, by_head={head: (*self.by_head.get(head, ()), *more.get(head, ())) for head in {*self.by_head, *more}}
+        )
+
     def cut(self, core: str) -> tuple[str, str] | None:
         """Returns a core's head and ask, the longest that is known; None where it ends with none."""
         for place in range(_FEWEST_HEAD_CHARS, len(core) - _FEWEST_ASK_CHARS + 1):
             if core[place:] in self.asks:
                 return core[:place], core[place:]
         return None
+
+    def cut_joint(self, core: str) -> tuple[str, str, str] | None:
+        """Returns the head of a joint question and its two asks; None for any other."""
+        cut = self.cut(core)
+        joint = None if cut is None else max((text for text in self.joints if cut[0].endswith(text)), key=len, default=None)
+        if cut is None or joint is None:
+            return None
+        first = self.cut(cut[0][: -len(joint)])
+        return None if first is None else (*first, cut[1])
 
 
 def interleaved(first: Sequence[str], second: Sequence[str]) -> Codes:

@@ -26,7 +26,7 @@ from app.ml.engine.observing import Observation
 from app.ml.engine.packed.anatomy import find_anatomy
 from app.ml.engine.padded import PADDED_ROWS, PaddedEngine, free_answer, known_codes
 from app.ml.errors import AdapterMismatch, PromptTooLong
-from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
+from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, PromptView, SolvedQuestion
 from app.ml.tokens import TextTokenizer
 
 __all__ = ["MAX_PROMPT_TOKENS", "AnswerEngine", "Ask", "EngineAnswer"]
@@ -187,7 +187,7 @@ class AnswerEngine:
             PromptTooLong: a question has more than 2048 tokens.
         """
         rows = own or [None] * len(questions)
-        asks = [Ask(question, checksum, own=row) for question, row in zip(questions, rows, strict=True)]
+        asks = [Ask(question, checksum, view=PromptView(own=row)) for question, row in zip(questions, rows, strict=True)]
         if not self._is_drafted(checksum):
             assert self._padded is not None
             return self._padded.observe([self._prompt(ask) for ask in asks], checksum)
@@ -251,7 +251,7 @@ class AnswerEngine:
         # The base model gets the same plain prompt that `quick` trains on: what it says before it has learnt anything.
         renderer = PromptRenderer("plain") if ask.checksum is None else self._renderer_of(ask.checksum)
         tokenizer = self._base.tokenizer if ask.checksum is None else self._tokenizer_of(ask.checksum)
-        prompt = renderer.encode(ask.question, tokenizer, own=ask.own)
+        prompt = renderer.encode(ask.question, tokenizer, ask.view)
         if len(prompt) > MAX_PROMPT_TOKENS:
             raise PromptTooLong(f"A question has {len(prompt)} tokens; the limit is {MAX_PROMPT_TOKENS}.", param="question")
         return prompt

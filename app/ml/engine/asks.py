@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from app.ml.codes import AnswerMode, DecideBy
 from app.ml.engine.decoding import DecodedAnswer
-from app.ml.prompting import SolvedQuestion
+from app.ml.prompting import PromptView
 
 MAX_ALTERNATIVES = 7
 """Most other answers that may be wanted."""
@@ -24,8 +24,7 @@ class Ask:
     """Over the best answer and its alternatives; without alternatives there is nothing to decide."""
     follow: tuple[str, ...] | None = None
     """A recorded answer that is taken instead of the model's choices, to measure the work that it was on other weights."""
-    own: SolvedQuestion | None = None
-    """The training row that the question comes from, which its prompt does not show."""
+    view: PromptView = PromptView()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ needs: the head is never computed for a prompt.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.soft_targets import SoftTargets
 from app.ml.errors import NothingToTrain
 from app.ml.formats.example import Example
-from app.ml.prompting import PromptRenderer, SolvedQuestion
+from app.ml.prompting import PromptRenderer, PromptView, SolvedQuestion
 from app.ml.tokens import TextTokenizer
 
 IGNORED = -100
@@ -68,7 +68,9 @@ def tokenize_examples(
     """
     tokens = RowTokens(renderer, tokenizer, cutoff_len)
     found = [
-        tokens.row_of(example.question, example.codes, place, own=example if are_trained else None)
+        tokens.row_of(
+            example.question, example.codes, place, PromptView(own=tokens.solved(example)) if are_trained else PromptView()
+        )
         for place, example in enumerate(examples)
     ]
     rows = [row for row in found if row is not None]
@@ -90,16 +92,14 @@ class RowTokens:
         """Says whether an answer leaves room for a prompt."""
         return self._room(self._answer(codes)) >= 2
 
-    def row_of(
-        self, question: str, codes: Sequence[str], place: int, *, own: Example | None, hides: Callable[[], bool] | None = None
-    ) -> TokenRow | None:
-        """Returns the row of the example at a place; None where the answer alone passes `cutoff_len`.
+    def solved(self, example: Example) -> SolvedQuestion:
+        """Returns a training row as prompts show it."""
+        return SolvedQuestion(self.renderer.wrapper.strip(example.question), example.codes)
 
-        `own`: the training row that it comes from. `hides`: asked of each training question that the prompt would show.
-        """
+    def row_of(self, question: str, codes: Sequence[str], place: int, view: PromptView) -> TokenRow | None:
+        """Returns the row of the example at a place; None where the answer alone passes `cutoff_len`."""
         answer, tokenizer = self._answer(codes), self._tokenizer
-        solved = None if own is None else SolvedQuestion(self.renderer.wrapper.strip(own.question), own.codes)
-        prompt = self.renderer.encode(question, tokenizer, own=solved, hides=hides)
+        prompt = self.renderer.encode(question, tokenizer, view)
         room = self._room(answer)
         if room < 2:
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from app.ml.augmentation.augmenting import Augmentation
 from app.ml.engine.batching import RowTokens, TokenRow
 from app.ml.formats.example import Example
-from app.ml.prompting import PromptRenderer
+from app.ml.prompting import PromptRenderer, PromptView
 from app.ml.spec import FinetuneSpec
 from app.ml.tokens import TextTokenizer
 
@@ -34,13 +34,20 @@ class FreshRows:
         if self.augmentation.spec.code_order == "shuffled":
             chooser.shuffle(codes)
         question = self.tokens.renderer.wrapper.strip(example.question)
+        inferred = self.augmentation.inferred(question, chooser)
+        if inferred is not None:
+            question, codes = inferred[0], list(inferred[1])
         joined = self.augmentation.joined(question, codes, chooser)
         if joined is not None and self.tokens.fits(joined[1]):
             question, codes = joined[0], list(joined[1])
         question = self.augmentation.said_otherwise(question, chooser)
         hidden = self.augmentation.spec.prompt_neighbours_hidden
-        hides = (lambda: chooser.random() < hidden) if hidden else None
-        row = self.tokens.row_of(question, codes, self.places[place], own=example, hides=hides)
+        view = PromptView(
+            is_alone=chooser.random() < self.augmentation.spec.prompt_alone,
+            own=self.tokens.solved(example),
+            hides=(lambda: chooser.random() < hidden) if hidden else None,
+        )
+        row = self.tokens.row_of(question, codes, self.places[place], view)
         assert row is not None, "an answer's length does not depend on its codes' order"
         return row
 

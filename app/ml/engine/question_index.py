@@ -76,7 +76,7 @@ class QuestionIndex:
     answer_starts: NDArray[np.int64]
     """[A + 1] the first question of each distinct answer."""
     frequencies: NDArray[np.int64]
-    """[A] how many training rows have the answer, exact duplicates of a question included."""
+    """[A] how many training rows have the answer, exact duplicates of a question included; 0: it was inferred."""
     answers: tuple[tuple[int, ...], ...]
     """Distinct answers, as numbers of codes in the vocabulary's order."""
     texts: tuple[str, ...] | None = None
@@ -95,12 +95,18 @@ class QuestionIndex:
         vocabulary: CodeVocabulary,
         keeps_texts: bool = False,
         affixes: PhraseBook = PhraseBook(),  # frozen and empty
+        inferred: Sequence[tuple[str, Sequence[str]]] = (),
     ) -> "QuestionIndex":
         """Indexes bare questions (see `Wrapper.strip`) with their answers; of many, 20,000 evenly spread ones.
+
+        `inferred`: questions that no row asks, with their answers; they are found, and count as no row.
 
         Raises:
             ValueError: an answer holds a code that the vocabulary lacks, or the two sequences differ in length.
         """
+        row_count = len(answers)
+        questions = [*questions, *(question for question, _ in inferred)]
+        answers = [*answers, *(answer for _, answer in inferred)]
         number_of = {code: number for number, code in enumerate(vocabulary.codes)}
         try:
             coded = [tuple(number_of[code] for code in answer) for answer in answers]
@@ -115,7 +121,7 @@ class QuestionIndex:
         for place in range(kept):
             ngrams, answer = pairs[place * len(pairs) // kept]
             by_answer.setdefault(answer, []).append(ngrams)
-        frequency = Counter(coded)
+        frequency = Counter(coded[:row_count])
         documents = [np.frombuffer(ngrams, dtype=np.uint32) for group in by_answer.values() for ngrams in group]
         flat = np.concatenate([np.empty(0, np.uint32), *documents])
         row_of = np.repeat(np.arange(len(documents)), [len(document) for document in documents])

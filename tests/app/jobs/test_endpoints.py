@@ -9,7 +9,8 @@ from app.db.unit_of_work import unit_of_work
 from app.jobs import leases, service
 from app.jobs.models import IdempotencyKey, Job, JobEvent
 from app.jobs.states import TERMINAL, JobStatus
-from tests.fixtures.api import WEIGHTLESS, Api, running_api
+from app.ml.spec import PRESETS
+from tests.fixtures.api import BASE, WEIGHTLESS, Api, running_api
 from tests.fixtures.db import Databases, failing_commits
 from tests.fixtures.queue import insert_job, must_claim, read_job, row_count
 from tests.fixtures.tiny import TINY
@@ -66,10 +67,21 @@ class TestCreating:
         assert (body["spec"]["num_train_epochs"], body["spec"]["per_device_train_batch_size"]) == (2.0, 4)
         assert (body["hyperparameters"]["n_epochs"], body["hyperparameters"]["batch_size"]) == (2, 4)
 
-    def test_without_hyperparameters_the_recipe_is_used(self, api: Api) -> None:
-        spec = api.post_job(api.file_id()).json()["spec"]
+    def test_without_a_preset_auto_is_used(self, api: Api) -> None:
+        assert api.post_job(api.file_id()).json()["spec"] == PRESETS["auto"].to_mapping()
 
-        assert (spec["lora_rank"], spec["lora_alpha"], spec["use_dora"], spec["use_rslora"]) == (128, 256, True, True)
+    def test_a_deployment_may_have_another_default_preset(self, tmp_path: Path, databases: Databases) -> None:
+        with databases.database("sqlite") as url, running_api(tmp_path, url, default_preset="quick") as api:
+            file_id = api.file_id()
+            job = api.post_job(file_id).json()
+            named = api.post_job(file_id, method=supervised(preset="direct")).json()
+            ramp = {"model": BASE, "training_file": file_id, "test_file": file_id, "vary": {"kind": "ramp", "sizes": [2]}}
+            arms = api.post("/v1/experiments", ramp).json()["arms"]
+            varied = [api.client.get(f"{JOBS}/{arm['job']}").json() for arm in arms if arm["job"]]
+
+        assert job["spec"] == PRESETS["quick"].to_mapping()
+        assert named["spec"] == PRESETS["direct"].to_mapping()
+        assert [one["spec"] for one in varied] == [PRESETS["quick"].to_mapping()]
 
     @pytest.mark.parametrize("needing", [{"load_best_model_at_end": True}, {"early_stopping_patience": 2}])
     @pytest.mark.parametrize("query", ["", "?dry_run=true"])

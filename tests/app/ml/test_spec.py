@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ml.errors import InvalidSpec
-from app.ml.spec import ALL_LINEAR, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+from app.ml.spec import ALL_LINEAR, DEFAULT_PRESET, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
 from tests.app.ml.strategies import PLAIN_TEXT
 
 RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
@@ -84,8 +84,10 @@ def test_a_preset_is_taken_as_it_is(preset: str) -> None:
     assert resolve_spec({"preset": preset}) == PRESETS[preset]
 
 
-def test_without_a_preset_the_recipe_holds() -> None:
-    assert resolve_spec({}) == PRESETS["recipe"]
+def test_without_a_preset_auto_holds_or_what_the_deployment_says() -> None:
+    assert resolve_spec({}) == PRESETS["auto"]
+    assert resolve_spec({}, default_preset="quick") == PRESETS["quick"]
+    assert resolve_spec({"preset": "recipe"}, default_preset="quick") == PRESETS["recipe"]
 
 
 def test_the_recipe_is_the_hand_made_one_number_for_number() -> None:
@@ -208,7 +210,12 @@ def test_what_needs_an_evaluation_is_refused_without_one(needing: dict[str, obje
 
 def test_label_smoothing_is_refused_where_it_has_no_allowed_tokens_to_spread_over() -> None:
     assert resolve_spec({"loss_over": "allowed", "label_smoothing_factor": 0.1}).label_smoothing_factor == 0.1
-    assert refused(label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
+    assert refused(preset="quick", label_smoothing_factor=0.1).param == "hyperparameters.label_smoothing_factor"
+
+
+def test_a_preset_gives_its_smoothing_up_where_the_loss_is_to_be_over_the_vocabulary() -> None:
+    spec = resolve_spec({"preset": "auto", "loss_over": "vocabulary"})
+    assert (spec.loss_over, spec.label_smoothing_factor) == ("vocabulary", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +238,7 @@ def test_teachers_that_are_no_few_adapter_ids_are_refused(value: object) -> None
 
 def test_learning_from_adapters_is_refused_where_the_loss_is_over_the_vocabulary() -> None:
     assert resolve_spec({"loss_over": "allowed", "distill_from": ["a:1", "a:1"]}).distill_from == ("a:1",)
-    assert refused(distill_from=["a:1"]).param == "hyperparameters.distill_from"
+    assert refused(preset="quick", distill_from=["a:1"]).param == "hyperparameters.distill_from"
 
 
 @pytest.mark.parametrize("other", [{"ema_decay": 0.9}, {"early_stopping_patience": 1}])
@@ -302,20 +309,29 @@ def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"augment_noise": 0.1}, {"augment_phrases": 0.5}, {"code_order": "shuffled"}, {"augment_synonyms": 0.5}]
+    "asked",
+    [
+        {"augment_noise": 0.1},
+        {"augment_phrases": 0.5},
+        {"augment_joins": 0.1},
+        {"augment_inferences": 0.1},
+        {"code_order": "shuffled"},
+        {"augment_synonyms": 0.5},
+        {"prompt_neighbours": 2, "prompt_neighbours_hidden": 0.1},
+        {"prompt_neighbours": 2, "prompt_alone": 0.1},
+    ],
 )
 def test_rows_are_made_anew_where_something_changes_from_epoch_to_epoch(asked: dict[str, Any]) -> None:
-    assert resolve_spec({**asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
-    assert not resolve_spec({"augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"
+    assert resolve_spec({"preset": "quick", **asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
+    assert not resolve_spec({"preset": "quick", "augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"
+    assert not resolve_spec({"preset": "quick", "prompt_alone": 0.5}).has_fresh_rows, "nothing to show"
 
 
-def test_what_an_older_spec_does_not_say_stays_the_recipes_whatever_the_default_preset_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("app.ml.spec.DEFAULT_PRESET", "auto")
+def test_what_an_older_spec_does_not_say_stays_the_recipes_whatever_the_default_preset_is() -> None:
+    assert DEFAULT_PRESET != "recipe"
     assert spec_from_mapping({"version": 1, "lora_rank": 8}) == replace(PRESETS["recipe"], lora_rank=8)
 
 
 def test_auto_goes_on_over_few_rows_until_they_are_learnt() -> None:
     auto = PRESETS["auto"]
-    assert (auto.total_steps(40), auto.total_steps(5000)) == (300, 8 * 79)
+    assert (auto.total_steps(40), auto.total_steps(5000), auto.total_steps(20_000)) == (1000, 1000, 8 * 313)

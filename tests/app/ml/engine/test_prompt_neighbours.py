@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -237,6 +238,20 @@ def test_a_training_prompt_leaves_shown_questions_out_at_their_chance_and_a_held
     bare = tokenize_examples(EXAMPLES, PromptRenderer(SPEC.template), base.tokenizer, cutoff_len=512)[0]
     assert lengths[1.0] == [len(row.prompt) for row in bare] * 4
     assert sum(lengths[1.0]) < sum(lengths[0.5]) < sum(len(row.prompt) for row in whole) * 4
+
+
+def test_a_training_prompt_stands_alone_at_its_chance(base: LoadedModel) -> None:
+    bare = tokenize_examples(EXAMPLES, PromptRenderer(SPEC.template), base.tokenizer, cutoff_len=512)[0]
+    shares = {}
+    for chance in (0.5, 1.0):
+        spec = replace(SPEC, prompt_alone=chance)
+        fresh = fresh_rows(EXAMPLES, renderer_for(spec), base.tokenizer, spec, seed=1)
+        assert fresh is not None
+        shares[chance] = fmean(
+            fresh.row(place, epoch).prompt == bare[place].prompt for epoch in range(9) for place in range(len(bare))
+        )
+    assert shares[1.0] == 1
+    assert 0.3 < shares[0.5] < 0.7
 
 
 def test_rows_are_joined_at_their_chance_with_the_codes_of_both(base: LoadedModel) -> None:

@@ -166,3 +166,12 @@ def test_an_index_of_another_version_is_left_alone(tmp_path: Path) -> None:
 def test_an_answer_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValueError, match="lacks the code 'x_1'"):
         built(("a",), (("x_1",),))
+
+
+def test_an_inferred_question_is_found_and_counts_as_no_row() -> None:
+    inferred = [("语音包怎么退订", ("11.9",)), ("百度流量月包怎么退订", ("取消方式_1",))]
+    index = QuestionIndex.build(QUESTIONS_ASKED, ANSWERS, vocabulary=VOCABULARY, inferred=inferred)
+    plain = built()
+    assert codes_of(index, index.nearest("语音包怎么退订", 1)[0][0]) == ("11.9",)
+    rows = {codes_of(index, number): count for number, count in enumerate(index.frequencies.tolist())}
+    assert rows == {codes_of(plain, number): count for number, count in enumerate(plain.frequencies.tolist())} | {("11.9",): 0}
