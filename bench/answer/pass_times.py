@@ -41,13 +41,13 @@ def time_constraint(engine: AnswerEngine, *, scored: int = 64) -> float:
     count = torch.tensor([grammar.edge_start[node + 1] - grammar.edge_start[node] for node in nodes], device=device)
     used = torch.full((scored, 8), -1, device=device)
     may_go_on = torch.ones(scored, dtype=torch.bool, device=device)
-    temperature = torch.ones(scored, device=device)
+    temperature, smoothing = torch.ones(scored, device=device), torch.full((scored,), 0.05, device=device)
     logits = torch.randn(scored, shelf.columns.weight.shape[0], device=device)
     edges = shelf.edges.numbers
     width = max(32, shelf.most_edges)
 
     def run() -> None:
-        choose(logits, edges, first, count, used, may_go_on, temperature, width)
+        choose(logits, edges, first, count, used, may_go_on, temperature, smoothing, width)
 
     if device.type != "cuda":
         return _seconds(run, device)
@@ -77,6 +77,7 @@ def _host_pass(engine: AnswerEngine, *, tokens: int, rows: int) -> HostPass:
             nothing_likely(),
             vocabulary.training,
             1.0,
+            0.0,
             1,
             None,
         )

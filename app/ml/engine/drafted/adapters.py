@@ -63,6 +63,11 @@ class LoadedAdapter:
         calibration = self.card.calibration
         return 1.0 if calibration is None else 1.0 / calibration.temperature
 
+    @property
+    def smoothing(self) -> float:
+        """The label smoothing that it was trained with."""
+        return self.card.spec.label_smoothing_factor
+
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""
         return nothing_likely() if self.recall is None else self.recall.likely(self.card.wrapper.strip(question))

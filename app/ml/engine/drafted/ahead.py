@@ -22,7 +22,7 @@ def compile_ahead() -> None:
     index = QuestionIndex.build(("a", "b"), answers, vocabulary=vocabulary)
     made = Vocabulary.make(grammar, index)
     likely = Recall(index, grammar).likely("a")
-    question = Question([1, 2], AnswerPlan(grammar, made.arrays, str, likely, made.training, 1.0, 1, answers[0]))
+    question = Question([1, 2], AnswerPlan(grammar, made.arrays, str, likely, made.training, 1.0, 0.0, 1, answers[0]))
     question.sit(Row(0, 256))
     feeding = question.feed(DraftLimits(8, 0.001), most_linear=64)
     assert feeding is not None

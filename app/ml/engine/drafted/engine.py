@@ -297,6 +297,7 @@ class DraftedEngine:
                 likely=waiting.likely or adapter.likely(ask.question),
                 training=vocabulary.training,
                 inverse_temperature=1.0 if waiting.keeps_steps else adapter.inverse_temperature,
+                smoothing=adapter.smoothing,
                 beam_width=ask.alternatives + 1,
                 follow=ask.follow,
                 keeps_steps=waiting.keeps_steps,

@@ -22,6 +22,11 @@ class FedPlan(Protocol):
         """What logits are multiplied by before they become probabilities."""
         ...
 
+    @property
+    def smoothing(self) -> float:
+        """The label smoothing that is taken back before."""
+        ...
+
 
 class Fed(Protocol):
     """What a pass asks of a question."""

@@ -17,6 +17,7 @@ class FreePlan:
 
     arrays: GrammarArrays = field(default_factory=no_grammar)
     inverse_temperature: float = 1.0
+    smoothing: float = 0.0
 
 
 @dataclass(eq=False)

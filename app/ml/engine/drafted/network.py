@@ -258,6 +258,7 @@ class CachedNetwork:
             tokens.used,
             tokens.may_go_on.bool(),
             tokens.inverse_temperature.float() / 1_000_000,
+            tokens.smoothing.float() / 1_000_000,
             width,
         )
         return PassOutput(torch.stack([best.float(), log_p.gather(1, best[:, None]).squeeze(1)]), log_p, x)

@@ -15,6 +15,11 @@ from app.ml.engine.drafted.grammar_arrays import START, STOP, GrammarArrays, Int
 from app.ml.engine.drafted.tree import CODES, DEPTH, MASK_WORDS, NODE, TOKEN
 from app.ml.engine.novelty import References
 
+# Fields by their place in `PassTensors`.
+_IDS, _POSITIONS, _PLACES, _ROW_STARTS, _LINEAR, _BASE, _WORDS = range(7)
+_SCORED, _FIRST_EDGE, _EDGE_COUNT, _MAY_GO_ON, _INVERSE, _SMOOTHING, _USED = range(7, 14)
+_TOKEN_BLOCKS, _ADAPTER_BLOCKS = 14, 15
+
 
 @dataclass(frozen=True)
 class PassShape:
@@ -36,7 +41,8 @@ class PassShape:
     def sizes(self) -> tuple[int, ...]:
         """How many numbers each of `PassTensors`' fields is."""
         n, s = self.tokens, self.scored
-        return (n, n, n, n, n, n, n * MASK_WORDS, s, s, s, s, s, s * self.used, 3 * self.token_blocks, 3 * self.adapter_blocks)
+        blocks = (3 * self.token_blocks, 3 * self.adapter_blocks)
+        return (n, n, n, n, n, n, n * MASK_WORDS, s, s, s, s, s, s, s * self.used, *blocks)
 
     @property
     def numbers(self) -> int:
@@ -45,15 +51,16 @@ class PassShape:
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """[16]: where each field's numbers begin, and where the last one's end"""
+        """[17]: where each field's numbers begin, and where the last one's end"""
         return np.cumsum([0, *self.sizes])
 
     def split(self, numbers: torch.Tensor) -> "PassTensors":
         """Cuts a pass's numbers into its parts, without a copy."""
         parts = list(torch.split(numbers, list(self.sizes)))
-        parts[6] = parts[6].view(-1, MASK_WORDS)
-        parts[12] = parts[12].view(-1, self.used)
-        parts[13], parts[14] = parts[13].view(3, -1), parts[14].view(3, -1)
+        parts[_WORDS] = parts[_WORDS].view(-1, MASK_WORDS)
+        parts[_USED] = parts[_USED].view(-1, self.used)
+        for blocks in (_TOKEN_BLOCKS, _ADAPTER_BLOCKS):
+            parts[blocks] = parts[blocks].view(3, -1)
         return PassTensors(self, *parts)
 
 
@@ -85,6 +92,8 @@ class PassTensors:
     may_go_on: torch.Tensor
     """[S]: 0 or 1"""
     inverse_temperature: torch.Tensor
+    """[S]: in millionths"""
+    smoothing: torch.Tensor
     """[S]: in millionths"""
     used: torch.Tensor
     """[S, M]: ranks, -1 where none"""
@@ -208,6 +217,7 @@ def build_pass(
             feeding.end,
         )
         inverse = round(question.plan.inverse_temperature * 1_000_000)
+        smoothing = round(question.plan.smoothing * 1_000_000)
         _lay_scored(
             array,
             starts,
@@ -221,11 +231,12 @@ def build_pass(
             tree.said,
             adapter.edge_offset,
             inverse,
+            smoothing,
         )
         scored_at += len(feeding.scored)
         if not is_eager:
             block_at = _lay_blocks(
-                array, starts[13], shape.token_blocks, block_at, begin, at, shape.block_tokens, question.columns_held
+                array, starts[_TOKEN_BLOCKS], shape.token_blocks, block_at, begin, at, shape.block_tokens, question.columns_held
             )
         if segments and segments[-1].slot == adapter.slot:
             segments[-1] = Segment(adapter.slot, segments[-1].start, at)
@@ -237,7 +248,14 @@ def build_pass(
     block_at = 0
     for segment in segments:
         block_at = _lay_blocks(
-            array, starts[14], shape.adapter_blocks, block_at, segment.start, segment.stop, shape.block_tokens, segment.slot
+            array,
+            starts[_ADAPTER_BLOCKS],
+            shape.adapter_blocks,
+            block_at,
+            segment.start,
+            segment.stop,
+            shape.block_tokens,
+            segment.slot,
         )
     return HostPass(shape, numbers, feedings, None)
 
@@ -248,7 +266,7 @@ def _padded_layout(
     queries = max((feeding.tokens for feeding in feedings), default=1)
     places = [np.arange(feeding.tokens) + index * queries for index, feeding in enumerate(feedings)]
     rows = [feeding.question.row.start for feeding in feedings if feeding.question.row is not None]
-    edge_counts = array[starts[9] : starts[10]]
+    edge_counts = array[starts[_EDGE_COUNT] : starts[_EDGE_COUNT + 1]]
     return PaddedLayout(
         len(feedings),
         queries,
@@ -259,11 +277,6 @@ def _padded_layout(
         segments,
         max(1, int(edge_counts.max(initial=1))),
     )
-
-
-# Fields by their place in `PassTensors`.
-_IDS, _POSITIONS, _PLACES, _ROW_STARTS, _LINEAR, _BASE, _WORDS = range(7)
-_SCORED, _FIRST_EDGE, _EDGE_COUNT, _MAY_GO_ON, _INVERSE, _USED = range(7, 13)
 
 
 @compiled
@@ -324,6 +337,7 @@ def _lay_scored(
     said: Ints,
     edge_offset: int,
     inverse_temperature: int,
+    smoothing: int,
 ) -> None:
     """Writes what is asked at scored entries; the tree's entry `begin` stands at token `tree_at`, the root just before."""
     for index in range(len(scored)):
@@ -335,6 +349,7 @@ def _lay_scored(
         numbers[starts[_EDGE_COUNT] + place] = grammar.nodes[STOP, node] - first
         numbers[starts[_MAY_GO_ON] + place] = 1 if may_go_on(grammar, codes) else 0
         numbers[starts[_INVERSE] + place] = inverse_temperature
+        numbers[starts[_SMOOTHING] + place] = smoothing
         for number in range(codes):
             numbers[starts[_USED] + place * most_used + number] = said[entry, number]
 

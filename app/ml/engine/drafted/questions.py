@@ -32,6 +32,8 @@ class AnswerPlan:
     likely: Likely
     training: Successions
     inverse_temperature: float
+    smoothing: float
+    """Label smoothing that the adapter was trained with"""
     beam_width: int
     """1: greedy alone."""
     follow: tuple[str, ...] | None

@@ -1,5 +1,6 @@
 """The grammars' edges as arrays on the device, and the model's choice at every scored token of a pass at once."""
 
+import math
 from bisect import insort
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import torch
 from app.ml.codes import AnswerGrammar, EdgeKind
 
 _FIRST_EDGES, _FIRST_COLUMNS = 16_384, 1_024
+_LOG_LEAST_LEFT = math.log(0.01)
 
 
 class HeadColumns:
@@ -86,13 +88,15 @@ def choose(
     used: torch.Tensor,
     may_go_on: torch.Tensor,
     inverse_temperature: torch.Tensor,
+    smoothing: torch.Tensor,
     width: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns which of its open edges each scored token takes, `[S]`, and log-probabilities, `[S, width]`, -inf where closed.
 
     `logits` [S, columns] fp32; `edges` as in `EdgeArrays.numbers`; token s has the edges `first[s]` to `first[s] + count[s]`,
     `used[s]` [M] are the ranks of its complete codes (-1: none), and `may_go_on[s]` opens the separator. A token without
-    edges gets nothing of meaning. The temperature changes probabilities, never the choice.
+    edges gets nothing of meaning. `smoothing[s]` is the label smoothing that the adapter was trained with, which is taken back
+    before the temperature; both change probabilities, never the choice.
     """
     offsets = torch.arange(width, device=logits.device)
     inside = offsets < count[:, None]
@@ -104,7 +108,18 @@ def choose(
     closed |= (kind == EdgeKind.SEPARATE) & ~may_go_on[:, None]
     closed |= ~inside
     scores = scores.masked_fill(closed, float("-inf"))
-    return scores.argmax(1), torch.log_softmax(scores * inverse_temperature[:, None], dim=1)
+    log_p = torch.where(smoothing[:, None] > 0, unsmoothed(torch.log_softmax(scores, dim=1), closed, smoothing), scores)
+    return scores.argmax(1), torch.log_softmax(log_p * inverse_temperature[:, None], dim=1)
+
+
+def unsmoothed(log_p: torch.Tensor, closed: torch.Tensor, smoothing: torch.Tensor) -> torch.Tensor:
+    """Returns what a model believes that was trained to say less: log-probabilities `[S, W]`, up to a constant a row.
+
+    A model that learnt (1 - e) of what is so and e spread over the m tokens allowed says (1 - e) q + e / m where it believes q
+    (arXiv 1906.02629). What it says less than its share of e for keeps a hundredth, so that the order stays.
+    """
+    share = smoothing / (~closed).sum(1).clamp(min=1)
+    return torch.maximum((log_p.exp() - share[:, None]).clamp(min=0).log(), log_p + _LOG_LEAST_LEFT)
 
 
 def _doubled(size: int, wanted: int) -> int:

@@ -1,7 +1,12 @@
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from app.ml.adapter_card import read_card
+from app.ml.adapter_card import read_card, write_card
 from app.ml.calibration import answer_confidence
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.loading import LoadedModel
@@ -34,6 +39,27 @@ def test_every_step_weighs_some_tokens_and_takes_the_likeliest(engine: AnswerEng
             assert len(step) > 1
             assert step[place] == max(step)
             assert torch.tensor(step).logsumexp(0).item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.05, 0.3])
+def test_label_smoothing_is_taken_back_from_what_is_weighed_and_said(
+    engine: AnswerEngine, published: dict[str, Published], tmp_path: Path, smoothing: float
+) -> None:
+    folder = tmp_path / "smoothed"
+    shutil.copytree(published["dora"].folder, folder)
+    card = read_card(folder)
+    write_card(folder, replace(card, spec=replace(card.spec, loss_over="allowed", label_smoothing_factor=smoothing)))
+    plain = engine.observe(QUESTIONS, "new")
+    engine.load_unsealed("smoothed", folder)
+    seen, answers = engine.observe(QUESTIONS, "smoothed"), engine.answer(QUESTIONS, checksum="smoothed")
+
+    assert [one.codes for one in seen] == [one.codes for one in plain] == [one.best.codes for one in answers]
+    for one, before in zip(seen, plain, strict=True):
+        for step, said in zip(one.steps, before.steps, strict=True):
+            left = [max(math.exp(value) - smoothing / len(said), math.exp(value) / 100) for value in said]
+            assert [math.exp(value) for value in step] == pytest.approx([value / sum(left) for value in left], rel=1e-3, abs=1e-6)
+    for one, answer in zip(seen, answers, strict=True):
+        assert answer_confidence(one.scored(one.codes)) == pytest.approx(answer.best.confidence, rel=1e-3)
 
 
 def test_the_hidden_state_is_that_of_the_unpadded_prompt(

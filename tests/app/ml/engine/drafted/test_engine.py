@@ -57,7 +57,7 @@ def answered(
     offset, _ = engine.shelf.edges.add(grammar, columns)
     training = count_successions(grammar, [((code,), 1 + code) for code in range(len(grammar.vocabulary.codes))])
     arrays, decode = grammar_arrays(grammar), engine.base.tokenizer.decode
-    plan = AnswerPlan(grammar, arrays, decode, nothing_likely(), training, 1.0, width, None)
+    plan = AnswerPlan(grammar, arrays, decode, nothing_likely(), training, 1.0, 0.0, width, None)
     questions = [Question(prompt, plan) for prompt in prompts]
     for question in questions:
         row = engine.rows.take(question.prompt, 0, room=question.room_wanted)

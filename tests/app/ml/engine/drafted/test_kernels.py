@@ -44,7 +44,7 @@ def engine_of(family: str) -> DraftedEngine:
 
 def feedings_of(engine: DraftedEngine, grammar: AnswerGrammar) -> list[Feeding]:
     training = count_successions(grammar, [((code,), 1) for code in range(len(CODES.codes))])
-    plan = AnswerPlan(grammar, grammar_arrays(grammar), lambda _: "", nothing_likely(), training, 1.0, 1, None)
+    plan = AnswerPlan(grammar, grammar_arrays(grammar), lambda _: "", nothing_likely(), training, 1.0, 0.0, 1, None)
     found = []
     for prompt in PROMPTS:
         question = Question(prompt, plan)
