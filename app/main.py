@@ -215,7 +215,7 @@ def create_app(
             max_unfinished=settings.max_queued_jobs,
             answerer_base_model=settings.base_model,
             memory_limit_gib=settings.memory_limit_gib,
-            default_preset=settings.default_preset,
+            default_preset=settings.resolved_default_preset,
         )
     )
     app.include_router(models_router)
@@ -225,7 +225,7 @@ def create_app(
         experiments.make_router(
             max_unfinished=settings.max_queued_jobs,
             memory_limit_gib=settings.memory_limit_gib,
-            default_preset=settings.default_preset,
+            default_preset=settings.resolved_default_preset,
         )
     )
     app.include_router(exports.make_router(max_unfinished=settings.max_queued_jobs))
@@ -237,7 +237,7 @@ def create_app(
             max_question_chars=settings.max_question_chars,
             max_unfinished_jobs=settings.max_queued_jobs,
             memory_limit_gib=settings.memory_limit_gib,
-            default_preset=settings.default_preset,
+            default_preset=settings.resolved_default_preset,
             keeps_questions=settings.answer_log and settings.answer_log_questions == "text",
         ),
         readiness,

@@ -113,11 +113,12 @@ class Settings(BaseSettings):
         float, Field(gt=0, le=36500, description="Days that an ended job's checkpoints stay; its adapter stays for ever.")
     ] = 30.0
     default_preset: Annotated[
-        Literal["auto", "direct", "quick", "recipe"],
+        Literal["auto", "direct", "quick", "recipe"] | None,
         Field(
-            description="Preset of jobs that name none. `dianda up` on a machine without a GPU takes quick, where nothing is set."
+            description="Preset of jobs that name none; none: auto, or direct under openai_upstream, which cannot serve auto; "
+            "`dianda up` on a machine without a GPU takes quick."
         ),
-    ] = "auto"
+    ] = None
     devices_per_job: Annotated[int, Field(ge=1, le=64, description="GPUs that train one job together; one process each.")] = 1
     threads: Annotated[int | None, Field(ge=1, description="CPU threads of a torch process; none: all cores.")] = None
     card_policy: Annotated[
@@ -174,6 +175,11 @@ class Settings(BaseSettings):
             values["upstream_api_key"] = self.upstream_api_key.get_secret_value()
         texts = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in values.items()}
         return {f"DIANDA_{name.upper()}": text for name, text in texts.items()}
+
+    @property
+    def resolved_default_preset(self) -> str:
+        """The preset of jobs that name none: one whose adapters this deployment can answer with."""
+        return self.default_preset or ("direct" if self.answer_backend == "openai_upstream" else "auto")
 
     @property
     def answerer_urls(self) -> tuple[str, ...]:

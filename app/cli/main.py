@@ -78,7 +78,7 @@ def _import(store: ModelStore, name: str) -> None:
 
 def _for_this_machine(settings: Settings) -> Settings:
     """Returns settings whose default preset a machine without a GPU trains in minutes, unless one is set."""
-    if "default_preset" in settings.model_fields_set or any(Path(device).exists() for device in _GPU_DEVICES):
+    if settings.default_preset is not None or any(Path(device).exists() for device in _GPU_DEVICES):
         return settings
     _console.print(
         "No GPU is here: jobs that name no preset train with [bold]quick[/bold], in minutes. auto answers better and takes hours "

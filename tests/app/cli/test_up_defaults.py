@@ -18,7 +18,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings() -> Settings:
-    return Settings(_env_file=None)  # type: ignore[call-arg]
+    return Settings(_env_file=None)
 
 
 def test_without_a_gpu_jobs_train_with_quick_and_the_operator_is_told(gpu: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,9 +29,16 @@ def test_without_a_gpu_jobs_train_with_quick_and_the_operator_is_told(gpu: Path,
 
 def test_with_a_gpu_they_train_with_auto(gpu: Path) -> None:
     gpu.touch()
-    assert main._for_this_machine(settings()).default_preset == "auto"
+    assert main._for_this_machine(settings()).resolved_default_preset == "auto"
 
 
 def test_what_the_operator_set_stays(gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIANDA_DEFAULT_PRESET", "auto")
     assert main._for_this_machine(settings()).default_preset == "auto"
+
+
+def test_where_another_engine_answers_jobs_train_what_it_can_serve(gpu: Path) -> None:
+    fields = {"answer_backend": "openai_upstream", "upstream_url": "http://127.0.0.1:9", "upstream_models": {"tiny": "tiny"}}
+    upstream = Settings(_env_file=None, **fields)  # type: ignore[arg-type]
+    assert upstream.resolved_default_preset == "direct"
+    assert settings().resolved_default_preset == "auto"
