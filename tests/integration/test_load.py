@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-# In 45 seconds caches still fill; a leak of a request's body would show as more.
-_MOST_GROWTH_MIB = 60
+# In 45 seconds an answerer's caches still fill: by 30 to 95 MiB, as the processor's products are compiled; a leak of a pass's
+# tensors would show as more. What it comes to in the end is measured over half an hour (docs/reliability.md).
+_MOST_GROWTH_MIB = 130
 
 
 def test_nothing_fails_under_load_while_an_answerer_is_killed_and_everything_is_restarted(tmp_path: Path) -> None:
