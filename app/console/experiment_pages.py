@@ -137,7 +137,7 @@ def _asked(values: dict[str, str], models: list[str]) -> dict[str, Any]:
         WrongField: a number or a line of the grid cannot be read.
     """
     kind = values.get("kind", KINDS[0])
-    hyperparameters: dict[str, Any] = {name: values[name] for name in ("preset",) if name in values}
+    hyperparameters: dict[str, Any] = {"preset": values["preset"]} if "preset" in values else {}
     if (epochs := number(values, "num_train_epochs")) is not None:
         hyperparameters["num_train_epochs"] = epochs
     for name, given in parse_grid(values.get("fixed", ""), field="fixed").items():

@@ -104,7 +104,7 @@ def job_values(form: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         WrongField: a number is none.
     """
-    given: dict[str, Any] = {name: form[name] for name in ("preset",) if name in form}
+    given: dict[str, Any] = {"preset": form["preset"]} if "preset" in form else {}
     kinds = {field.name: str(field.type) for field in fields(FinetuneSpec)}
     for name in SPEC_FIELDS:
         value = whole(form, name) if "int" in kinds[name] else number(form, name)

@@ -23,6 +23,7 @@ from app.ml.spec import resolve_spec
 from tests.fixtures.queue import RecordingDoorbell, insert_file, must_claim, read_job
 from tests.fixtures.tiny import TINY, make_tiny_store
 from tests.fixtures.worker import worker_context
+from tests.worker.assignments import training_assignment
 from worker import tasks
 from worker.assignment import Assignment
 from worker.child import finetune
@@ -81,22 +82,7 @@ def trained(store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> tupl
     rows = folder / "rows.json"
     rows.write_text(json.dumps(TRAINED))
     base = store.get(TINY)
-    assignment = Assignment(
-        kind="finetune",
-        base_model=TINY,
-        base_model_folder=str(base.path),
-        base_model_checksum=base.checksum,
-        dataset=str(rows),
-        dataset_checksum="0" * 64,
-        validation=str(rows),
-        spec=SPEC.to_mapping(),
-        seed=1,
-        resume_from=None,
-        adapter_folder=None,
-        adapter_checksum=None,
-        max_rows=None,
-        threads=1,
-    )
+    assignment = training_assignment(base, rows, SPEC, validation=rows)
     assert isinstance(finetune(assignment, folder, line), Finished)
     return folder / "output" / "adapter", [said for said in line.said if isinstance(said, CheckpointWritten)][-1]
 

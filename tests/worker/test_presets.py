@@ -12,6 +12,7 @@ from app.ml.engine.question_index import find_question_index
 from app.ml.spec import PRESETS
 from tests.app.ml.augmentation.test_inferences import code, parts, wholes
 from tests.fixtures.tiny import TINY, write_tiny_model
+from tests.worker.assignments import training_assignment
 from worker.assignment import OUTPUT, Assignment
 from worker.child import finetune
 from worker.child_inputs import load_base
@@ -25,22 +26,7 @@ def assignment_in(folder: Path, preset: str) -> Assignment:
     (folder / "rows.json").write_text(json.dumps(rows, ensure_ascii=False))
     few = {"min_train_steps": 1, "max_train_steps": 6, "per_device_train_batch_size": 8, "lora_rank": 4, "precision": "fp32"}
     base = write_tiny_model(folder / "models" / TINY)
-    return Assignment(
-        kind="finetune",
-        base_model=TINY,
-        base_model_folder=str(base.path),
-        base_model_checksum=base.checksum,
-        dataset=str(folder / "rows.json"),
-        dataset_checksum="0" * 64,
-        validation=None,
-        spec=replace(PRESETS[preset], **few).to_mapping(),  # type: ignore[arg-type]
-        seed=1,
-        resume_from=None,
-        adapter_folder=None,
-        adapter_checksum=None,
-        max_rows=None,
-        threads=1,
-    )
+    return training_assignment(base, folder / "rows.json", replace(PRESETS[preset], **few))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("preset", ["auto", "direct"])

@@ -19,6 +19,7 @@ from tests.app.ml.engine.training_help import CPU
 from tests.fixtures.queue import insert_adapter, insert_file, insert_job, must_claim, read_job
 from tests.fixtures.tiny import make_tiny_store
 from tests.fixtures.worker import worker_context
+from tests.worker.assignments import training_assignment
 from worker.assignment import Assignment
 from worker.child import finetune
 from worker.context import WorkerContext
@@ -40,22 +41,7 @@ def write_rows(path: Path, rows: list[Example]) -> Path:
 def an_assignment(place: Path, rows: list[Example] = GOOD, **hyperparameters: Any) -> Assignment:
     base = make_tiny_store(place / "models").get("tiny-gemma")
     asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", **hyperparameters}
-    return Assignment(
-        kind="finetune",
-        base_model=base.name,
-        base_model_folder=str(base.path),
-        base_model_checksum=base.checksum,
-        dataset=str(write_rows(place / "rows", rows)),
-        dataset_checksum="0" * 64,
-        validation=None,
-        spec=resolve_spec(asked).to_mapping(),
-        seed=1,
-        resume_from=None,
-        adapter_folder=None,
-        adapter_checksum=None,
-        max_rows=None,
-        threads=1,
-    )
+    return training_assignment(base, write_rows(place / "rows", rows), resolve_spec(asked))
 
 
 def refusal(assignment: Assignment, folder: Path) -> tuple[str, str | None]:

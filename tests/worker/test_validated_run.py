@@ -14,6 +14,7 @@ from app.ml.engine.training import Wish
 from app.ml.spec import resolve_spec
 from tests.fixtures.queue import insert_job, must_claim, read_events, read_job
 from tests.fixtures.tiny import TINY, write_tiny_model
+from tests.worker.assignments import training_assignment
 from worker.assignment import Assignment
 from worker.child import finetune
 from worker.line import Line
@@ -49,21 +50,8 @@ def assignment_in(folder: Path, *, resume_from: str | None = None, held_out: int
     (folder / "held_out.json").write_text(json.dumps(ROWS[:held_out]))
     asked = {"preset": "quick", "lora_rank": 4, "batch_size": 4, "n_epochs": 3, "precision": "fp32", **hyperparameters}
     base = write_tiny_model(folder / "models" / TINY)
-    return Assignment(
-        kind="finetune",
-        base_model=TINY,
-        base_model_folder=str(base.path),
-        base_model_checksum=base.checksum,
-        dataset=str(folder / "rows.json"),
-        dataset_checksum="0" * 64,
-        validation=str(folder / "held_out.json"),
-        spec=resolve_spec(asked).to_mapping(),
-        seed=1,
-        resume_from=resume_from,
-        adapter_folder=None,
-        adapter_checksum=None,
-        max_rows=None,
-        threads=1,
+    return training_assignment(
+        base, folder / "rows.json", resolve_spec(asked), validation=folder / "held_out.json", resume_from=resume_from
     )
 
 
