@@ -90,7 +90,8 @@ def _row_lengths(session: Session, new: NewJob, base: BaseModelFolder, blobs: Bl
     training = datasets.get(session, new.training_file)
     with tempfile.TemporaryDirectory() as scratch:
         examples = read_examples(fetch_rows(blobs, training, Path(scratch)))[: new.spec.max_samples]
-    renderer = PromptRenderer(new.spec.template, find_wrapper([example.question for example in examples]))
+    wrapper = find_wrapper([example.question for example in examples])
+    renderer = PromptRenderer(new.spec.template, wrapper, repeats=new.spec.prompt_repeats_question)
     rows = list(row_lengths(examples, renderer, load_tokenizer(base.path)))
     return with_neighbours(rows, new.spec.prompt_neighbours)
 

@@ -63,7 +63,9 @@ def check_memory_limit(
         <= limit_bytes
     ):
         return
-    (row,) = row_lengths([longest], PromptRenderer(spec.template), load_tokenizer(base.path))
+    (row,) = row_lengths(
+        [longest], PromptRenderer(spec.template, repeats=spec.prompt_repeats_question), load_tokenizer(base.path)
+    )
     check_smallest_run(shapes, spec, limit_bytes, row_tokens=min(spec.cutoff_len, row.trained(spec.cutoff_len) + shown))
 
 

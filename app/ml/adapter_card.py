@@ -44,7 +44,13 @@ class AdapterCard:
     @property
     def renderer(self) -> PromptRenderer:
         """The prompt renderer that the adapter was trained with; where it shows training questions, they must be bound to it."""
-        return PromptRenderer(self.spec.template, self.wrapper, self.spec.prompt_neighbours, self.spec.prompt_neighbours_by)
+        return PromptRenderer(
+            self.spec.template,
+            self.wrapper,
+            self.spec.prompt_neighbours,
+            self.spec.prompt_neighbours_by,
+            repeats=self.spec.prompt_repeats_question,
+        )
 
     def tokenizer_on(self, base: TextTokenizer) -> TextTokenizer:
         """Returns the tokenizer of the adapter's prompts and answers, from the base model's or another adapter's on it."""

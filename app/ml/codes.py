@@ -27,6 +27,7 @@ MAX_FREE_TOKENS = 24
 
 _FEW_EDGES = 4
 _DIGITS = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NUMBERED = re.compile(r"(?P<category>.+)_\d+")
 
 
@@ -44,6 +45,11 @@ def category_of(code: str) -> str:
     """Returns `开通方式` of `开通方式_98`; a plain value such as `11.9` has the category `value`."""
     match = _NUMBERED.fullmatch(code)
     return match["category"] if match else VALUE_CATEGORY
+
+
+def shape_of(code: str) -> str:
+    """Returns a code with 0 for each number in it: `取消方式_0` of `取消方式_59`, `0G` of `1.5G`."""
+    return _NUMBER.sub("0", code)
 
 
 def sorted_codes(codes: Iterable[str]) -> tuple[str, ...]:

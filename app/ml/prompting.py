@@ -8,6 +8,9 @@ Templates:
 A wrapper is the text that all training questions share around what the customer typed ("回答…的问题,{question},应该怎么做？").
 It is found in the training rows and stored with the adapter, so that an app may post the bare question.
 
+With `prompt_repeats_question` the bare question stands there once more, since a causal model reads it the first time without
+knowing its end (arXiv 2402.15449): `回答…的问题,怎么退,应该怎么做？⏎怎么退⏎`.
+
 With `prompt_neighbours` the nearest training questions stand before the question, each with its answer as the answer itself
 would follow it, the nearest last:
 
@@ -74,6 +77,8 @@ class PromptView:
     """The training row that the question comes from, which its prompt does not show."""
     hides: Callable[[], bool] | None = None
     """Asked of each training question that would be shown whether to leave it out."""
+    shown: Sequence[SolvedQuestion] | None = None
+    """The training questions that it shows, the nearest first; None: those that are nearest."""
 
 
 _SHOWING_ALL = PromptView()
@@ -98,10 +103,16 @@ class PromptRenderer:
     neighbours_by: NeighboursBy = "text"
     """What makes them near."""
     nearest: NearestQuestions | None = None
+    repeats: bool = False
+    """Whether the bare question stands behind the question once more, where no training questions are shown."""
 
     def render(self, question: str) -> str:
         """Returns the text of the question's own part of the prompt, which ends where the answer begins."""
-        return self._templated(self.wrapper.apply(question))
+        text = self.wrapper.apply(question)
+        if self.repeats and not self.neighbours:
+            # Behind, not before: what all prompts begin with stays the wrapper, which is computed once.
+            text = f"{text}\n{self.wrapper.strip(question)}"
+        return self._templated(text)
 
     def encode(self, question: str, tokenizer: TextTokenizer, view: PromptView = _SHOWING_ALL) -> list[int]:
         """Returns the prompt's token ids with exactly one BOS, where the base model wants one.
@@ -110,9 +121,21 @@ class PromptRenderer:
             AdapterMismatch: the prompt must show training questions, and they are not at hand.
         """
         ids = tokenizer.encode(self.render(question))
-        if self.neighbours and not view.is_alone:
-            ids = self._shown(question, tokenizer, view, room=MAX_PROMPT_TOKENS - 1 - len(ids)) + ids
+        if view.shown is not None:
+            parts = [self._solved_ids(solved, tokenizer) for solved in view.shown]
+        else:
+            parts = [part for _, part in self._nearest(question, tokenizer, view, room=MAX_PROMPT_TOKENS - 1 - len(ids))]
+        ids = [*(token for part in reversed(parts) for token in part), *ids]
         return ids if tokenizer.bos_id is None else [tokenizer.bos_id, *ids]
+
+    def shown(self, question: str, tokenizer: TextTokenizer, view: PromptView = _SHOWING_ALL) -> list[SolvedQuestion]:
+        """Returns the training questions that a prompt shows, the nearest first.
+
+        Raises:
+            AdapterMismatch: they are not at hand.
+        """
+        room = MAX_PROMPT_TOKENS - 1 - len(tokenizer.encode(self.render(question)))
+        return [solved for solved, _ in self._nearest(question, tokenizer, view, room=room)]
 
     def _templated(self, text: str) -> str:
         match self.template:
@@ -122,26 +145,35 @@ class PromptRenderer:
                 return f"Human: {text}\nAssistant:"
         raise InvalidSpec(f"There is no template {self.template!r}.", param="template")
 
-    def _shown(self, question: str, tokenizer: TextTokenizer, view: PromptView, *, room: int) -> list[int]:
+    def _nearest(
+        self, question: str, tokenizer: TextTokenizer, view: PromptView, *, room: int
+    ) -> list[tuple[SolvedQuestion, list[int]]]:
+        """Returns the training questions that there is room for, each with its token ids."""
+        if not self.neighbours or view.is_alone:
+            return []
         if self.nearest is None:
             raise AdapterMismatch(
                 "The adapter's prompts show its nearest training questions, which only Dianda's answerer knows. Ask it there, or "
                 "train with prompt_neighbours 0.",
                 param="model",
             )
-        separator, newline = tokenizer.encode(SEPARATOR), tokenizer.encode("\n")
-        ids: list[int] = []
+        found: list[tuple[SolvedQuestion, list[int]]] = []
         room = min(room, MAX_NEIGHBOUR_TOKENS)
         for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=view.own):
             if view.hides is not None and view.hides():
                 continue
-            # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
-            answer = answer_tokens([tokenizer.encode(code) for code in solved.codes], separator, tokenizer.eos_id)[:-1]
-            part = [*tokenizer.encode(self._templated(solved.question)), *answer, *newline]
-            if len(ids) + len(part) > room:
+            ids = self._solved_ids(solved, tokenizer)
+            room -= len(ids)
+            if room < 0:
                 break
-            ids = part + ids
-        return ids
+            found.append((solved, ids))
+        return found
+
+    def _solved_ids(self, solved: SolvedQuestion, tokenizer: TextTokenizer) -> list[int]:
+        # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
+        parts = [tokenizer.encode(code) for code in solved.codes]
+        answer = answer_tokens(parts, tokenizer.encode(SEPARATOR), tokenizer.eos_id)[:-1]
+        return [*tokenizer.encode(self._templated(solved.question)), *answer, *tokenizer.encode("\n")]
 
 
 def find_wrapper(questions: Sequence[str]) -> Wrapper:

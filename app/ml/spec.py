@@ -29,6 +29,10 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 MAX_TEACHERS, _ID_CHARS = 8, 110
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+WORD_LISTS = ("telecom_zh",)
+"""Lists of synonyms that come with the product (app.ml.augmentation.synonyms)."""
+_ROWS_OF_FULL_EXCHANGE = 2_000
+
 MAX_SYNONYM_GROUPS, MAX_SYNONYMS, MAX_SYNONYM_CHARS = 200, 20, 40
 
 
@@ -138,6 +142,17 @@ class FinetuneSpec:
     prompt_alone: float = _ranged(
         0.0, 0.0, 1.0, "chance", "Chance that a training prompt shows none of the training questions that it would show."
     )
+    prompt_codes_exchanged: float = _ranged(
+        0.0,
+        0.0,
+        1.0,
+        "chance",
+        "Chance that a training prompt which shows its answer's codes has all codes exchanged for others, the answer's too "
+        "(arXiv 2305.08298); of more than 2,000 rows so much smaller.",
+    )
+    prompt_repeats_question: bool = _switch(
+        False, "The bare question stands in its prompt once more, where it is read knowing its end (arXiv 2402.15449)."
+    )
     answer_format: AnswerFormat = _choice(
         "spelled",
         ("spelled", "single_tokens"),
@@ -163,18 +178,33 @@ class FinetuneSpec:
         "chance",
         "Chance that a row asks about its thing what no row asks, and several rows together answer.",
     )
-    augment_synonyms: float = _ranged(0.0, 0.0, 1.0, "chance", "Chance that a row has a word exchanged within `synonyms`.")
+    augment_synonyms: float = _ranged(
+        0.0, 0.0, 1.0, "chance", "Chance that a row has a word exchanged within a group of synonyms."
+    )
     synonyms: tuple[tuple[str, ...], ...] = field(
         default=(), metadata={"unit": "groups of words", "doc": "Words that may stand for each other, a list a group."}
+    )
+    synonym_lists: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "choices": WORD_LISTS,
+            "unit": "names of lists",
+            "doc": "Synonyms that come with Dianda; groups that the rows speak against are left out.",
+        },
     )
 
     @property
     def has_fresh_rows(self) -> bool:
         """Whether rows are made anew for each epoch."""
         chances = (self.augment_noise, self.augment_phrases, self.augment_joins, self.augment_inferences)
-        changes = any(chances) or (self.augment_synonyms and self.synonyms)
-        changes = changes or (self.prompt_neighbours and (self.prompt_neighbours_hidden or self.prompt_alone))
+        changes = any(chances) or (self.augment_synonyms and (self.synonyms or self.synonym_lists))
+        differs = self.prompt_neighbours_hidden or self.prompt_alone or self.prompt_codes_exchanged
+        changes = changes or (self.prompt_neighbours and differs)
         return bool(changes) or self.code_order == "shuffled"
+
+    def code_exchange_chance(self, row_count: int) -> float:
+        """Returns the chance that a prompt's codes are exchanged: many rows are read before they are remembered anyway."""
+        return self.prompt_codes_exchanged * min(1.0, _ROWS_OF_FULL_EXCHANGE / max(1, row_count))
 
     @property
     def effective_batch_size(self) -> int:
@@ -220,15 +250,23 @@ _CHOSEN = FinetuneSpec(
     augment_phrases=0.7,
     augment_joins=0.2,
     augment_inferences=0.3,
+    augment_synonyms=0.5,
+    synonym_lists=WORD_LISTS,
 )
 # `recipe`: the hand-made recipe that the product replaces, number for number. `quick`: short runs on small data.
 # `auto`: what answered held-out telecom questions best (docs/results/quality.md); its prompts are about ten times as long.
 # `direct`: the best whose prompts are the question alone: answered fastest, and by any engine after an export.
 PRESETS: Mapping[str, FinetuneSpec] = {
     "auto": replace(
-        _CHOSEN, prompt_neighbours=12, prompt_neighbours_by="answers", prompt_neighbours_hidden=0.5, prompt_alone=0.4
+        _CHOSEN,
+        min_train_steps=1200,
+        prompt_neighbours=12,
+        prompt_neighbours_by="answers",
+        prompt_neighbours_hidden=0.5,
+        prompt_alone=0.4,
+        prompt_codes_exchanged=0.5,
     ),
-    "direct": replace(_CHOSEN, lora_alpha=64, learning_rate=2e-4),
+    "direct": replace(_CHOSEN, lora_alpha=64, learning_rate=2e-4, prompt_repeats_question=True),
     "quick": FinetuneSpec(num_train_epochs=4.0, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_ratio=0.05),
     "recipe": FinetuneSpec(
         template="default",
@@ -287,6 +325,8 @@ def resolve_spec(
     if values.get("loss_over") == "vocabulary":
         # Of the preset; what is asked for beside it is refused below.
         values.setdefault("label_smoothing_factor", 0.0)
+    if values.get("prompt_neighbours"):
+        values.setdefault("prompt_repeats_question", False)
     spec = replace(spec, **values)  # type: ignore[arg-type]  # each value was checked against its field
     _check_together(spec, param_prefix)
     return spec
@@ -308,6 +348,8 @@ def _check_together(spec: FinetuneSpec, prefix: str) -> None:
         raise InvalidSpec("min_train_steps is above max_train_steps.", param=f"{prefix}min_train_steps")
     if spec.distill_from and spec.loss_over != "allowed":
         raise InvalidSpec("distill_from needs 'loss_over' 'allowed'.", param=f"{prefix}distill_from")
+    if spec.prompt_repeats_question and spec.prompt_neighbours:
+        raise InvalidSpec("prompt_repeats_question needs 'prompt_neighbours' 0.", param=f"{prefix}prompt_repeats_question")
     if spec.average_last_epochs > 1 and spec.ema_decay:
         raise InvalidSpec("Give ema_decay or average_last_epochs, not both.", param=f"{prefix}average_last_epochs")
     if spec.average_last_epochs > 1 and spec.early_stopping_patience:
@@ -345,6 +387,8 @@ def _checked(spec_field: Any, value: object, param: str) -> object:
         return _checked_targets(value, param)
     if name == "synonyms":
         return _checked_synonyms(value, param)
+    if name == "synonym_lists":
+        return _checked_lists(value, param)
     if name == "distill_from":
         return _checked_teachers(value, param)
     if "choices" in meta:
@@ -394,6 +438,12 @@ def _checked_synonyms(value: object, param: str) -> tuple[tuple[str, ...], ...]:
             raise InvalidSpec(f"Group {number} of 'synonyms' is none of {advice}.", param=param)
         groups.append(words)
     return tuple(groups)
+
+
+def _checked_lists(value: object, param: str) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(name in WORD_LISTS for name in value):
+        raise InvalidSpec(f"'synonym_lists' must be a list of names out of {list(WORD_LISTS)}.", param=param)
+    return tuple(dict.fromkeys(value))
 
 
 def _checked_teachers(value: object, param: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from app.ml.augmentation.inferences import InferenceBook, mine_inferences
 from app.ml.augmentation.joins import Codes, JoinBook, mine_joins
 from app.ml.augmentation.noise import with_slips
 from app.ml.augmentation.phrases import PhraseBook, mine_phrases
+from app.ml.augmentation.synonyms import SynonymBook, read_word_list, uncontradicted
 from app.ml.spec import FinetuneSpec
 
 _NOISY_SHARE = 0.5
@@ -21,6 +22,7 @@ class Augmentation:
     phrases: PhraseBook
     joins: JoinBook = JoinBook()
     inferences: InferenceBook = InferenceBook()
+    synonyms: SynonymBook = SynonymBook()
 
     @classmethod
     def make(cls, spec: FinetuneSpec, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> "Augmentation":
@@ -33,7 +35,11 @@ class Augmentation:
         if spec.augment_inferences:
             inferences = mine_inferences(questions, answers, phrases, joins)
             joins = joins.with_asks(inferences.by_head)
-        return cls(spec, phrases, joins, inferences)
+        synonyms = SynonymBook()
+        if spec.augment_synonyms:
+            lists = [group for name in spec.synonym_lists for group in read_word_list(name)]
+            synonyms = SynonymBook.of([*spec.synonyms, *uncontradicted(lists, questions, answers)])
+        return cls(spec, phrases, joins, inferences, synonyms)
 
     def inferred(self, question: str, chooser: random.Random) -> tuple[str, Codes] | None:
         """Returns a question that no row asks about a bare question's thing, and its codes, as the chance falls; else None."""
@@ -59,19 +65,8 @@ class Augmentation:
         # Again and again, so that a chance of 1 leaves little as it was: 2 exchanges a row on average.
         while chooser.random() < spec.augment_phrases * (2 / 3):
             question = self.phrases.exchanged(question, chooser)
-        if spec.synonyms and chooser.random() < spec.augment_synonyms:
-            question = with_synonym(question, spec.synonyms, chooser)
+        if self.synonyms and chooser.random() < spec.augment_synonyms:
+            question = self.synonyms.exchanged(question, chooser)
         if spec.augment_noise and chooser.random() < _NOISY_SHARE:
             question = with_slips(question, spec.augment_noise, chooser)
         return question
-
-
-def with_synonym(question: str, groups: Sequence[Sequence[str]], chooser: random.Random) -> str:
-    """Returns a question with one word exchanged for another of its group; the question itself where it has none."""
-    found = [(word, group) for group in groups for word in group if word in question]
-    # Of words that hold each other the longest: 办理 is no 办 with something behind it.
-    found = [(word, group) for word, group in found if not any(word != other and word in other for other, _ in found)]
-    if not found:
-        return question
-    word, group = chooser.choice(found)
-    return question.replace(word, chooser.choice([other for other in group if other != word]), 1)

@@ -12,7 +12,6 @@ rows (docs/results/quality.md).
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.ml.codes import shape_of
 from app.ml.engine.compiled import compiled
 from app.ml.engine.question_index import QuestionIndex
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _MOST_SHAPES = 256
 # What n-grams of few questions say of their likeness is drawn to five times that of any two, as 20 pairs would.
 _PRIOR_PAIRS, _PRIOR_LIKENESS = 20.0, 5.0
 # N-grams overlap, and count as if a third of them stood alone.
 _INDEPENDENT_SHARE = 0.3
 _SHAPE_WEIGHT = 0.2
-
-
-def shape_of(code: str) -> str:
-    """Returns a code with 0 for each number in it: `取消方式_0` of `取消方式_59`, `0G` of `1.5G`."""
-    return _NUMBER.sub("0", code)
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,6 +96,10 @@ class RowTokens:
         """Returns a training row as prompts show it."""
         return SolvedQuestion(self.renderer.wrapper.strip(example.question), example.codes)
 
+    def shown(self, question: str, view: PromptView) -> list[SolvedQuestion]:
+        """Returns the training questions that a prompt shows, the nearest first."""
+        return self.renderer.shown(question, self._tokenizer, view)
+
     def row_of(self, question: str, codes: Sequence[str], place: int, view: PromptView) -> TokenRow | None:
         """Returns the row of the example at a place; None where the answer alone passes `cutoff_len`."""
         answer, tokenizer = self._answer(codes), self._tokenizer

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.ml.augmentation.augmenting import Augmentation
+from app.ml.augmentation.code_exchange import CodeExchange
 from app.ml.engine.batching import RowTokens, TokenRow
 from app.ml.formats.example import Example
 from app.ml.prompting import PromptRenderer, PromptView
@@ -22,6 +23,9 @@ class FreshRows:
     tokens: RowTokens
     augmentation: Augmentation
     seed: int
+    exchange: CodeExchange | None = None
+    """None: codes stay what they are."""
+    exchange_chance: float = 0.0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -47,6 +51,12 @@ class FreshRows:
             own=self.tokens.solved(example),
             hides=(lambda: chooser.random() < hidden) if hidden else None,
         )
+        if self.exchange is not None and chooser.random() < self.exchange_chance:
+            shown = self.tokens.shown(question, view)
+            exchanged = self.exchange.exchanged(question, codes, shown, chooser)
+            if exchanged is not None and self.tokens.fits(exchanged[1]):
+                shown, codes = exchanged[0], list(exchanged[1])
+            view = PromptView(shown=shown)
         row = self.tokens.row_of(question, codes, self.places[place], view)
         assert row is not None, "an answer's length does not depend on its codes' order"
         return row
@@ -62,4 +72,6 @@ def fresh_rows(
     places = [place for place, example in enumerate(examples) if tokens.fits(example.codes)]
     questions = [renderer.wrapper.strip(example.question) for example in examples]
     augmentation = Augmentation.make(spec, questions, [example.codes for example in examples])
-    return FreshRows(examples, places, tokens, augmentation, seed)
+    chance = spec.code_exchange_chance(len(places)) if renderer.neighbours else 0.0
+    exchange = CodeExchange.of(code for example in examples for code in example.codes) if chance else None
+    return FreshRows(examples, places, tokens, augmentation, seed, exchange, chance)

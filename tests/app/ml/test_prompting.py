@@ -32,6 +32,13 @@ def test_a_renderer_wraps_a_bare_question() -> None:
     assert PromptRenderer("plain", Wrapper("<<", ">>")).render("x") == "<<x>>\n"
 
 
+def test_a_question_may_stand_twice_as_training_had_it_and_as_it_was_typed() -> None:
+    renderer = PromptRenderer("plain", WRAPPER, repeats=True)
+    twice = "回答中国电信手机用户的问题,怎么退订？,应该怎么做？\n怎么退订？\n"
+    assert renderer.render("怎么退订？") == renderer.render(WRAPPER.apply("怎么退订？")) == twice
+    assert PromptRenderer("default", repeats=True).render("x") == "Human: x\nx\nAssistant:"
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("question", ["怎么退订？", "<bos>怎么<eos>退订<pad>", "<bos>", "a<eos>"])
 def test_a_prompt_has_one_bos_and_no_control_token_that_a_user_typed(

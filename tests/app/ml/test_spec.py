@@ -8,12 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ml.errors import InvalidSpec
-from app.ml.spec import ALL_LINEAR, DEFAULT_PRESET, LORA_TARGETS, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+from app.ml.spec import (
+    ALL_LINEAR,
+    DEFAULT_PRESET,
+    LORA_TARGETS,
+    PRESETS,
+    WORD_LISTS,
+    FinetuneSpec,
+    resolve_spec,
+    spec_from_mapping,
+)
 from tests.app.ml.strategies import PLAIN_TEXT
 
+LISTS = ("lora_target", "synonym_lists", "distill_from", "synonyms")
 RANGED = {field.name: field for field in fields(FinetuneSpec) if "low" in field.metadata}
-CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name != "lora_target"}
-SWITCHES = ("use_rslora", "use_dora", "gradient_checkpointing", "load_best_model_at_end")
+CHOICES = {field.name: field for field in fields(FinetuneSpec) if "choices" in field.metadata and field.name not in LISTS}
+SWITCHES = ("use_rslora", "use_dora", "gradient_checkpointing", "load_best_model_at_end", "prompt_repeats_question")
 WHOLE = (
     "cutoff_len",
     "lora_rank",
@@ -44,6 +54,7 @@ def needs_evaluation(values: dict[str, Any]) -> bool:
 def what_goes_together(values: dict[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"eval_strategy": "epoch"} if needs_evaluation(values) else {}
     changed |= {} if values["loss_over"] == "allowed" else {"label_smoothing_factor": 0.0, "distill_from": ()}
+    changed |= {"prompt_repeats_question": False} if values["prompt_neighbours"] else {}
     low, high = values["min_train_steps"], values["max_train_steps"]
     changed |= {"min_train_steps": min(low, high)} if low and high else {}
     is_other = values["ema_decay"] or values["early_stopping_patience"]
@@ -57,6 +68,7 @@ SPECS = st.fixed_dictionaries(
         **{name: st.booleans() for name in SWITCHES},
         "lora_target": st.lists(st.sampled_from(LORA_TARGETS), min_size=1, unique=True).map(tuple),
         "synonyms": st.lists(st.lists(PLAIN_TEXT.filter(str.strip), min_size=2, unique=True, max_size=3).map(tuple)).map(tuple),
+        "synonym_lists": st.lists(st.sampled_from(WORD_LISTS), unique=True).map(tuple),
         "distill_from": st.lists(st.sampled_from(["a:1", "a:2", "b:1"]), unique=True).map(tuple),
     }
 ).map(lambda values: FinetuneSpec(**values | what_goes_together(values)))
@@ -69,8 +81,7 @@ def refused(**hyperparameters: object) -> InvalidSpec:
 
 
 def test_the_strategies_know_every_field() -> None:
-    lists = {"lora_target", "distill_from", "synonyms"}
-    assert {*RANGED, *CHOICES, *SWITCHES, *lists} == {field.name for field in fields(FinetuneSpec)}
+    assert {*RANGED, *CHOICES, *SWITCHES, *LISTS} == {field.name for field in fields(FinetuneSpec)}
 
 
 @pytest.mark.parametrize("field", fields(FinetuneSpec), ids=lambda field: field.name)
@@ -302,6 +313,22 @@ def test_synonyms_are_lists_of_words_within_limits(synonyms: object) -> None:
     assert refused(synonyms=synonyms).param == "hyperparameters.synonyms"
 
 
+@pytest.mark.parametrize("lists", ["telecom_zh", ["telecom_xy"], ["/etc/passwd"], [3], None])
+def test_a_list_of_synonyms_is_one_of_the_products(lists: object) -> None:
+    assert refused(synonym_lists=lists).param == "hyperparameters.synonym_lists"
+    assert resolve_spec({"preset": "quick", "synonym_lists": ["telecom_zh", "telecom_zh"]}).synonym_lists == ("telecom_zh",)
+
+
+def test_codes_are_exchanged_in_full_for_few_rows_and_ever_less_for_many() -> None:
+    spec = resolve_spec({"preset": "quick", "prompt_codes_exchanged": 0.5})
+    assert [spec.code_exchange_chance(rows) for rows in (0, 400, 2_000, 4_000, 20_000)] == [0.5, 0.5, 0.5, 0.25, 0.05]
+
+
+def test_a_question_is_repeated_in_prompts_alone_that_show_no_others() -> None:
+    assert refused(preset="auto", prompt_repeats_question=True).param == "hyperparameters.prompt_repeats_question"
+    assert not resolve_spec({"preset": "direct", "prompt_neighbours": 4}).prompt_repeats_question, "the preset gives it up"
+
+
 @pytest.mark.parametrize("preset", ["recipe", "quick"])
 def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
     spec = PRESETS[preset]
@@ -319,11 +346,14 @@ def test_no_preset_of_before_touches_its_rows(preset: str) -> None:
         {"augment_synonyms": 0.5},
         {"prompt_neighbours": 2, "prompt_neighbours_hidden": 0.1},
         {"prompt_neighbours": 2, "prompt_alone": 0.1},
+        {"prompt_neighbours": 2, "prompt_codes_exchanged": 0.1},
+        {"augment_synonyms": 0.5, "synonym_lists": ["telecom_zh"]},
     ],
 )
 def test_rows_are_made_anew_where_something_changes_from_epoch_to_epoch(asked: dict[str, Any]) -> None:
     assert resolve_spec({"preset": "quick", **asked, "synonyms": [["怎么", "如何"]]}).has_fresh_rows
     assert not resolve_spec({"preset": "quick", "augment_synonyms": 0.5}).has_fresh_rows, "no word to exchange"
+    assert not resolve_spec({"preset": "quick", "synonym_lists": ["telecom_zh"]}).has_fresh_rows, "no chance to exchange one"
     assert not resolve_spec({"preset": "quick", "prompt_alone": 0.5}).has_fresh_rows, "nothing to show"
 
 
@@ -334,4 +364,4 @@ def test_what_an_older_spec_does_not_say_stays_the_recipes_whatever_the_default_
 
 def test_auto_goes_on_over_few_rows_until_they_are_learnt() -> None:
     auto = PRESETS["auto"]
-    assert (auto.total_steps(40), auto.total_steps(5000), auto.total_steps(20_000)) == (1000, 1000, 8 * 313)
+    assert (auto.total_steps(40), auto.total_steps(5000), auto.total_steps(20_000)) == (1200, 1200, 8 * 313)

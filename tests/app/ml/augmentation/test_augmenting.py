@@ -5,12 +5,14 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.ml.augmentation.augmenting import Augmentation, with_synonym
+from app.ml.augmentation.augmenting import Augmentation
 from app.ml.augmentation.noise import with_slips
 from app.ml.augmentation.phrases import PhraseBook
+from app.ml.augmentation.synonyms import SynonymBook
 from app.ml.spec import resolve_spec
 
 GROUPS = (("怎么", "如何", "咋"), ("取消", "退订"))
+BOOK = SynonymBook.of(GROUPS)
 
 
 @given(text=st.text(max_size=40), chance=st.floats(0, 0.5), seed=st.integers(0, 9))
@@ -28,28 +30,29 @@ def test_slips_are_made_at_their_chance() -> None:
     assert with_slips("怎么取消", 0.0, random.Random(1)) == "怎么取消"
 
 
-def test_a_word_is_exchanged_within_its_group() -> None:
-    said = {with_synonym("请问怎么办", GROUPS, random.Random(seed)) for seed in range(20)}
-    assert said == {"请问如何办", "请问咋办"}
-
-
-def test_a_question_without_the_words_stays() -> None:
-    assert with_synonym("多少钱", GROUPS, random.Random(0)) == "多少钱"
-
-
-def test_of_words_that_hold_each_other_the_longest_is_exchanged() -> None:
-    groups = (("办", "开"), ("办理", "开通"))
-    assert {with_synonym("怎么办理", groups, random.Random(seed)) for seed in range(9)} == {"怎么开通"}
-
-
 @given(seed=st.integers(0, 99))
 def test_without_a_chance_a_question_stays(seed: int) -> None:
-    still = Augmentation(resolve_spec({"preset": "quick", "synonyms": [list(group) for group in GROUPS]}), PhraseBook(("请问",)))
+    still = Augmentation(
+        resolve_spec({"preset": "quick", "synonyms": [list(group) for group in GROUPS]}), PhraseBook(("请问",)), synonyms=BOOK
+    )
     assert still.said_otherwise("怎么取消", random.Random(seed)) == "怎么取消"
 
 
 def test_each_chance_changes_questions() -> None:
     for asked in ({"augment_noise": 0.3}, {"augment_phrases": 1.0}, {"augment_synonyms": 1.0}):
         spec = resolve_spec({"preset": "quick", "synonyms": [list(group) for group in GROUPS], **asked})
-        augmentation = Augmentation(spec, PhraseBook(("请问",)))
+        augmentation = Augmentation(spec, PhraseBook(("请问",)), synonyms=BOOK)
         assert any(augmentation.said_otherwise("怎么取消", random.Random(seed)) != "怎么取消" for seed in range(20)), asked
+
+
+def test_a_jobs_own_words_and_those_of_its_lists_are_exchanged() -> None:
+    asked = {"preset": "quick", "augment_synonyms": 1.0, "synonyms": [["语音包", "语音套餐"]], "synonym_lists": ["telecom_zh"]}
+    augmentation = Augmentation.make(resolve_spec(asked), ["语音包怎么退订"], [["取消方式_1"]])
+    said = {augmentation.said_otherwise("语音包怎么退订", random.Random(seed)) for seed in range(40)}
+    assert "语音套餐怎么退订" in said
+    assert "语音包怎么注销" in said
+
+
+def test_lists_are_read_for_those_alone_who_want_words_exchanged() -> None:
+    asked = {"preset": "quick", "synonym_lists": ["telecom_zh"]}
+    assert not Augmentation.make(resolve_spec(asked), ["语音包怎么退订"], [["取消方式_1"]]).synonyms

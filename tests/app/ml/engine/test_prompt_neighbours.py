@@ -254,6 +254,37 @@ def test_a_training_prompt_stands_alone_at_its_chance(base: LoadedModel) -> None
     assert 0.3 < shares[0.5] < 0.7
 
 
+def test_codes_of_a_training_prompt_are_exchanged_at_their_chance_where_it_shows_its_answer(base: LoadedModel) -> None:
+    examples = [
+        Example(number, f"{ask} {number % 4}", (f"stop_{number % 4}",)) for number, ask in enumerate(["end plan", "quit"] * 8)
+    ]
+    plain = {
+        row.example: row
+        for row in tokenize_examples(examples, self_showing(examples), base.tokenizer, cutoff_len=512, are_trained=True)[0]
+    }
+    shares = {}
+    for chance in (0.0, 0.5, 1.0):
+        spec = replace(SPEC, prompt_codes_exchanged=chance)
+        rows = fresh_rows(examples, self_showing(examples), base.tokenizer, replace(spec, prompt_alone=0.01), seed=1)
+        assert rows is not None
+        made = [rows.row(place, epoch) for epoch in range(8) for place in range(len(examples))]
+        shares[chance] = fmean(row.answer != plain[row.example].answer for row in made)
+        for row in made:
+            answer = base.tokenizer.decode(row.answer[:-1])
+            prompt = base.tokenizer.decode(row.prompt)
+            assert answer in {"stop_0", "stop_1", "stop_2", "stop_3"}
+            assert answer == f"stop_{row.example % 4}" or f"{row.example % 4}\n{answer}\n" in prompt
+    # One of four codes becomes itself.
+    assert shares[0.0] == 0
+    assert 0.2 < shares[0.5] < 0.55
+    assert 0.6 < shares[1.0] < 0.9
+
+
+def self_showing(examples: Sequence[Example]) -> PromptRenderer:
+    vocabulary = CodeVocabulary.from_answers(example.codes for example in examples)
+    return bound_renderer(PromptRenderer("plain", Wrapper(), 2, "text"), index_of(examples), vocabulary)
+
+
 def test_rows_are_joined_at_their_chance_with_the_codes_of_both(base: LoadedModel) -> None:
     things, asks = ("alpha", "beta", "gamma", "delta"), {" price": "p", " ending": "e"}
     examples = [

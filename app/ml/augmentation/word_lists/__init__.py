@@ -1,0 +1,1 @@
+"""Lists of synonyms that come with the product, as text files (see `app.ml.augmentation.synonyms`)."""
