@@ -32,6 +32,7 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 WORD_LISTS = ("telecom_zh",)
 """Lists of synonyms that come with the product (app.ml.augmentation.synonyms)."""
 _ROWS_OF_FULL_EXCHANGE = 2_000
+_MOST_SCORES = 32
 
 MAX_SYNONYM_GROUPS, MAX_SYNONYMS, MAX_SYNONYM_CHARS = 200, 20, 40
 
@@ -107,15 +108,19 @@ class FinetuneSpec:
         1, 1, 1000, "epochs", "Publish the mean of the weights at the ends of so many last epochs (arXiv 1803.05407)."
     )
     max_samples: int | None = _ranged(None, 1, 10_000_000, "rows", "Use only the first rows of the file.")
-    save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = after each epoch.")
+    save_steps: int | None = _ranged(None, 1, 1_000_000, "steps", "Checkpoint every so many steps; none = as often as scored.")
     gradient_checkpointing: bool = _switch(False, "Keep only each layer's input for the backward pass: less memory, more time.")
     precision: Precision = _choice("auto", ("auto", "bf16", "fp32"), "Arithmetic of the frozen model; auto asks the device.")
-    eval_strategy: EvalStrategy = _choice("epoch", ("no", "epoch"), "When the validation file is scored during training.")
+    eval_strategy: EvalStrategy = _choice(
+        "epoch", ("no", "epoch"), "When the validation file is scored in training; at most 32 times."
+    )
     eval_max_rows: int = _ranged(500, 1, 1_000_000, "rows", "Most held-out rows answered after each epoch.")
     metric_for_best_model: BestMetric = _choice(
         "exact_match", ("exact_match", "set_f1", "eval_loss", "invalid_rate"), "What tells the best epoch."
     )
-    early_stopping_patience: int = _ranged(0, 0, 1000, "epochs", "Stop after so many epochs without a better one; 0 = never.")
+    early_stopping_patience: int = _ranged(
+        0, 0, 1000, "epochs", "Stop after so many scored epochs without a better one; 0 = never."
+    )
     load_best_model_at_end: bool = _switch(False, "Publish the adapter of the best epoch, not that of the last.")
 
     # What happens to the rows before they are trained, and what the prompt shows beside the question.
@@ -231,6 +236,14 @@ class FinetuneSpec:
         """Returns the optimiser steps of a run; at least one."""
         steps = max(self.min_train_steps or 1, math.ceil(self.num_train_epochs * self.steps_per_epoch(row_count)))
         return steps if self.max_train_steps is None else min(steps, self.max_train_steps)
+
+    def steps_between_scores(self, row_count: int) -> int:
+        """Returns the steps from one evaluation or checkpoint to the next: those of an epoch, or of so many that 32 make a run.
+
+        A few rows are gone through a thousand times: to score and to store as often would take longer than the training.
+        """
+        epoch = self.steps_per_epoch(row_count)
+        return epoch * math.ceil(self.total_steps(row_count) / epoch / _MOST_SCORES)
 
     def to_mapping(self) -> dict[str, object]:
         """Returns the JSON form, with `version`."""

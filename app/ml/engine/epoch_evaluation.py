@@ -16,9 +16,10 @@ from app.ml.spec import BestMetric, FinetuneSpec
 
 
 class EpochEvaluation:
-    """Scores a run after each epoch and at its last step; does nothing for a run without held-out rows.
+    """Scores a run after each epoch, of many after every so many, and at its last step.
 
-    What it decides follows from `TrainState.evaluations` alone. `best` is the one thing that a checkpoint must hold beside.
+    Does nothing for a run without held-out rows. What it decides follows from `TrainState.evaluations` alone. `best` is the one
+    thing that a checkpoint must hold beside.
     """
 
     def __init__(
@@ -30,22 +31,23 @@ class EpochEvaluation:
         *,
         steps: int,
         steps_per_epoch: int,
+        steps_between: int,
         choices: ChoiceTable | None = None,
     ) -> None:
-        """With `choices` the held-out loss is over them, as the training's."""
+        """`steps_between`: from one evaluation to the next. With `choices` the held-out loss is over them, as the training's."""
         self._base, self._network, self._spec, self._choices = base, network, spec, choices
         self._held_out = None if held_out is None else held_out.spread(spec.eval_max_rows)
-        self._steps, self._steps_per_epoch = steps, steps_per_epoch
+        self._steps, self._steps_per_epoch, self._steps_between = steps, steps_per_epoch, steps_between
         self.best: dict[str, torch.Tensor] = {}
         """The best epoch's adapter, while `load_best_model_at_end` asks for it."""
         self.seconds = 0.0
         """Spent here in this attempt."""
 
     def is_due(self, state: TrainState) -> bool:
-        """Says whether the epoch has ended and was not scored; a run that was paused while scoring begins with it."""
+        """Says whether an epoch to be scored has ended and was not; a run that was paused while scoring begins with it."""
         if self._held_out is None or state.step == 0 or (state.evaluations and state.evaluations[-1]["step"] == state.step):
             return False
-        return state.step % self._steps_per_epoch == 0 or state.step >= self._steps
+        return state.step % self._steps_between == 0 or state.step >= self._steps
 
     def run(self, state: TrainState, is_cut_short: CutShort) -> bool:
         """Appends the epoch's scores to the state; False, and nothing appended, if cut short."""

@@ -150,8 +150,8 @@ def learning_rate_factor(spec: FinetuneSpec, step: int, steps: int) -> float:
 def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = ALONE) -> TrainResult:
     """Trains a fresh or resumed adapter on a loaded base model, alone or as one of several ranks.
 
-    Checkpoints after each epoch (or every `save_steps`), and when the wish is to save and stop. On CPU in fp32 a resumed
-    run repeats an uninterrupted one bit for bit, and an evaluated run one that is not.
+    Checkpoints after each epoch, of many after every so many (or every `save_steps`), and when the wish is to save and stop.
+    On CPU in fp32 a resumed run repeats an uninterrupted one bit for bit, and an evaluated run one that is not.
 
     Raises:
         NonFiniteLoss: the loss or the gradient became NaN or infinite.
@@ -163,7 +163,8 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
     spec, steps = plan.spec, plan.spec.total_steps(len(plan.rows))
     row_source = SameRows(plan.rows) if plan.fresh_rows is None else plan.fresh_rows
     steps_per_epoch = spec.steps_per_epoch(len(plan.rows))
-    save_every = spec.save_steps or steps_per_epoch
+    steps_between_scores = spec.steps_between_scores(len(plan.rows))
+    save_every = spec.save_steps or steps_between_scores
     objective = make_objective(spec, plan.grammar, plan.soft)
     seed_all(plan.seed)
     network = attach_adapter(base.network, spec)
@@ -176,7 +177,14 @@ def train(base: LoadedModel, plan: TrainPlan, hooks: TrainHooks, ranks: Ranks = 
         # The same adapter to start from, but dropout draws of its own.
         seed_all(plan.seed + ranks.rank * _RANK_SEEDS_APART)
     evaluation = EpochEvaluation(
-        base, network, plan.held_out, spec, steps=steps, steps_per_epoch=steps_per_epoch, choices=objective.choices
+        base,
+        network,
+        plan.held_out,
+        spec,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        steps_between=steps_between_scores,
+        choices=objective.choices,
     )
     average = WeightAverage(groups, spec, steps=steps, steps_per_epoch=steps_per_epoch)
     if plan.resume_from is not None:

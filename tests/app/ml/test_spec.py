@@ -297,6 +297,17 @@ def test_a_run_has_a_step_for_each_part_of_an_epoch_begun(epochs: float, rows: i
 
 
 @pytest.mark.parametrize(
+    ("rows", "epochs"),
+    [(5_000, 1), (2_369, 1), (2_304, 2), (400, 6), (40, 38), (1, 38)],
+)
+def test_a_run_of_many_epochs_is_scored_and_stored_thirty_two_times_at_most(rows: int, epochs: int) -> None:
+    spec = PRESETS["auto"]
+    between = spec.steps_between_scores(rows)
+    assert between == epochs * spec.steps_per_epoch(rows)
+    assert spec.total_steps(rows) / between <= 32
+
+
+@pytest.mark.parametrize(
     "synonyms",
     [
         "怎么",
