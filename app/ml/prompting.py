@@ -122,7 +122,7 @@ class PromptRenderer:
         """
         ids = tokenizer.encode(self.render(question))
         if view.shown is not None:
-            parts = [self._solved_ids(solved, tokenizer) for solved in view.shown]
+            parts = list(map(self._encoder(tokenizer), view.shown))
         else:
             parts = [part for _, part in self._nearest(question, tokenizer, view, room=MAX_PROMPT_TOKENS - 1 - len(ids))]
         ids = [*(token for part in reversed(parts) for token in part), *ids]
@@ -158,22 +158,27 @@ class PromptRenderer:
                 param="model",
             )
         found: list[tuple[SolvedQuestion, list[int]]] = []
-        room = min(room, MAX_NEIGHBOUR_TOKENS)
+        room, encoded = min(room, MAX_NEIGHBOUR_TOKENS), self._encoder(tokenizer)
         for solved in self.nearest.nearest_solved(self.wrapper.strip(question), self.neighbours, own=view.own):
             if view.hides is not None and view.hides():
                 continue
-            ids = self._solved_ids(solved, tokenizer)
+            ids = encoded(solved)
             room -= len(ids)
             if room < 0:
                 break
             found.append((solved, ids))
         return found
 
-    def _solved_ids(self, solved: SolvedQuestion, tokenizer: TextTokenizer) -> list[int]:
-        # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
-        parts = [tokenizer.encode(code) for code in solved.codes]
-        answer = answer_tokens(parts, tokenizer.encode(SEPARATOR), tokenizer.eos_id)[:-1]
-        return [*tokenizer.encode(self._templated(solved.question)), *answer, *tokenizer.encode("\n")]
+    def _encoder(self, tokenizer: TextTokenizer) -> Callable[[SolvedQuestion], list[int]]:
+        """Returns what turns a training question and its answer into token ids."""
+        separator, newline = tokenizer.encode(SEPARATOR), tokenizer.encode("\n")
+
+        def encoded(solved: SolvedQuestion) -> list[int]:
+            # Codes are tokens here as they are in the answer, so that copying one is copying its tokens.
+            answer = answer_tokens([tokenizer.encode(code) for code in solved.codes], separator, tokenizer.eos_id)[:-1]
+            return [*tokenizer.encode(self._templated(solved.question)), *answer, *newline]
+
+        return encoded
 
 
 def find_wrapper(questions: Sequence[str]) -> Wrapper:
