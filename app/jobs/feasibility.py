@@ -31,7 +31,9 @@ def check_rows_fit(dataset: Dataset, spec: FinetuneSpec, base: BaseModelFolder, 
         NothingToTrain: every answer leaves no room for a prompt; `param` is the spec's field.
     """
     examples = _first_rows(dataset, spec, blobs)
-    if any(_length_in_bytes(example).fits(spec.cutoff_len) for example in examples) or len(examples) < _usable(dataset, spec):
+    if any(_length_in_bytes(example, spec).fits(spec.cutoff_len) for example in examples) or len(examples) < _usable(
+        dataset, spec
+    ):
         return
     answers = AnswerCounter(load_tokenizer(base.path))
     shortest = min(answers.count(example.codes) for example in examples)
@@ -56,12 +58,10 @@ def check_memory_limit(
     limit_bytes = int(limit_gib * GIB)
     check_smallest_run(shapes, spec, limit_bytes)
     longest = max(_first_rows(dataset, spec, blobs), key=lambda example: len(example.question))
+    bound = _length_in_bytes(longest, spec)
     # Shown questions never fill more than this.
     shown = MAX_NEIGHBOUR_TOKENS if spec.prompt_neighbours else 0
-    if (
-        smallest_run_bytes(shapes, spec, min(spec.cutoff_len, _length_in_bytes(longest).trained(spec.cutoff_len) + shown))
-        <= limit_bytes
-    ):
+    if smallest_run_bytes(shapes, spec, min(spec.cutoff_len, bound.trained(spec.cutoff_len) + shown)) <= limit_bytes:
         return
     (row,) = row_lengths(
         [longest], PromptRenderer(spec.template, repeats=spec.prompt_repeats_question), load_tokenizer(base.path)
@@ -82,7 +82,8 @@ def _usable(dataset: Dataset, spec: FinetuneSpec) -> int:
     return rows if spec.max_samples is None else min(rows, spec.max_samples)
 
 
-def _length_in_bytes(example: Example) -> RowLength:
+def _length_in_bytes(example: Example, spec: FinetuneSpec) -> RowLength:
     """Returns a length that no row passes in tokens: its bytes, BOS, separators, end, and what a template adds."""
     answer = sum(len(code.encode()) + 1 for code in example.codes)
-    return RowLength(prompt=len(PromptRenderer("default").render(example.question).encode()) + 1, answer=answer)
+    prompt = PromptRenderer("default", repeats=spec.prompt_repeats_question).render(example.question)
+    return RowLength(prompt=len(prompt.encode()) + 1, answer=answer)

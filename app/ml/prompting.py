@@ -104,12 +104,12 @@ class PromptRenderer:
     """What makes them near."""
     nearest: NearestQuestions | None = None
     repeats: bool = False
-    """Whether the bare question stands behind the question once more, where no training questions are shown."""
+    """Whether the bare question stands behind the question once more; specs want it where they show no training questions."""
 
     def render(self, question: str) -> str:
         """Returns the text of the question's own part of the prompt, which ends where the answer begins."""
         text = self.wrapper.apply(question)
-        if self.repeats and not self.neighbours:
+        if self.repeats:
             # Behind, not before: what all prompts begin with stays the wrapper, which is computed once.
             text = f"{text}\n{self.wrapper.strip(question)}"
         return self._templated(text)
