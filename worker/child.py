@@ -43,7 +43,7 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import augmentation_for, in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -145,7 +145,8 @@ def finetune_rows(
     )
     base = dataclasses.replace(base, tokenizer=card.tokenizer_on(base.tokenizer))
     grammar = _answer_grammar(card, base)
-    index = index_questions(examples, card)
+    augmentation = augmentation_for(examples, card)
+    index = index_questions(examples, card, augmentation)
     renderer = bound_renderer(card.renderer, index, vocabulary)
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     if dropped:
@@ -182,7 +183,7 @@ def finetune_rows(
         # Held-out rows are observed at the end, and answered once more unless the epoch's scores are those of all rows.
         saves_last=held_out is not None,
         grammar=grammar,
-        fresh_rows=fresh_rows(examples, renderer, base.tokenizer, spec, seed=assignment.seed),
+        fresh_rows=fresh_rows(examples, renderer, base.tokenizer, augmentation, seed=assignment.seed),
         soft=soft,
     )
     # After the weights: transformers takes over the loading where it finds a process group.

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.augmentation.augmenting import Augmentation
-from app.ml.augmentation.phrases import mine_phrases
 from app.ml.codes import CodeVocabulary, sorted_codes
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
 from app.ml.engine.loading import LoadedModel, load_base_model
@@ -65,7 +64,13 @@ def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Examp
     return [replace(example, codes=sorted_codes(example.codes)) for example in examples]
 
 
-def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionIndex:
+def augmentation_for(examples: Sequence[Example], card: AdapterCard) -> Augmentation:
+    """Mines an adapter's training questions, without their wrapper, for all that its spec wants."""
+    bare = [card.wrapper.strip(example.question) for example in examples]
+    return Augmentation.make(card.spec, bare, [example.codes for example in examples])
+
+
+def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation: Augmentation) -> QuestionIndex:
     """Indexes an adapter's training questions without their wrapper; where prompts show them with texts, without greetings.
 
     With `augment_inferences` prompts may show what follows from several rows, too.
@@ -74,14 +79,11 @@ def index_questions(examples: Sequence[Example], card: AdapterCard) -> QuestionI
     codes = [example.codes for example in examples]
     if not card.spec.prompt_neighbours:
         return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
-    augmentation = Augmentation.make(card.spec, bare, codes) if card.spec.augment_inferences else None
-    # Mined once: inferences need the phrases, too.
-    phrases = mine_phrases(bare, codes) if augmentation is None else augmentation.phrases
     return QuestionIndex.build(
         bare,
         codes,
         vocabulary=card.vocabulary,
         keeps_texts=True,
-        affixes=phrases.affixes,
-        inferred=() if augmentation is None else augmentation.inferences.questions(),
+        affixes=augmentation.phrases.affixes,
+        inferred=augmentation.inferences.questions(),
     )

@@ -27,7 +27,7 @@ from app.ml.prompting import Wrapper, find_wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import augmentation_for, in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
         shutil.copy(checkpoint / name, target / name)
     write_card(target, card)
-    index_questions(examples, card).save(target)
+    index_questions(examples, card, augmentation_for(examples, card)).save(target)
 
 
 def _training_of(assignment: Assignment, card: AdapterCard, place: Path) -> TrainingKnowledge | None:

@@ -43,7 +43,7 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec
 from app.ml.tokens import TextTokenizer
 from app.ml.training_knowledge import TrainingKnowledge
-from worker.child_inputs import in_code_order, index_questions, vocabulary_of
+from worker.child_inputs import augmentation_for, in_code_order, index_questions, vocabulary_of
 
 _ROWS_AT_ONCE = 64
 
@@ -223,10 +223,12 @@ def train_code_tokens(
     vocabulary = vocabulary_of(examples, ())
     base = with_code_tokens(base, vocabulary)
     tokenizer = base.tokenizer
-    renderer = _renderer(base, examples, spec, vocabulary, seed)
+    card = _card(base, examples, spec, vocabulary, seed)
+    augmentation = augmentation_for(examples, card)
+    renderer = bound_renderer(card.renderer, index_questions(examples, card, augmentation), vocabulary)
     grammar = AnswerGrammar(vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
     same_rows, _ = tokenize_examples(examples, renderer, tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
-    rows = fresh_rows(examples, renderer, tokenizer, spec, seed=seed) or SameRows(same_rows)
+    rows = fresh_rows(examples, renderer, tokenizer, augmentation, seed=seed) or SameRows(same_rows)
     steps, steps_per_epoch = spec.total_steps(len(rows)), spec.steps_per_epoch(len(rows))
 
     began = time.monotonic()
@@ -267,10 +269,10 @@ def train_code_tokens(
     )
 
 
-def _renderer(
+def _card(
     base: LoadedModel, examples: Sequence[Example], spec: FinetuneSpec, vocabulary: CodeVocabulary, seed: int
-) -> PromptRenderer:
-    card = AdapterCard(
+) -> AdapterCard:
+    return AdapterCard(
         base_model=base.name,
         base_model_checksum=base.checksum,
         dataset_checksum="",
@@ -282,4 +284,3 @@ def _renderer(
         metrics={},
         versions={},
     )
-    return bound_renderer(card.renderer, index_questions(examples, card), vocabulary)

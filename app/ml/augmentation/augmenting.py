@@ -28,7 +28,8 @@ class Augmentation:
     def make(cls, spec: FinetuneSpec, questions: Sequence[str], answers: Sequence[Sequence[str]]) -> "Augmentation":
         """Mines what the spec wants of training rows; `questions` are bare."""
         phrases, joins, inferences = PhraseBook(), JoinBook(), InferenceBook()
-        if spec.augment_phrases or spec.augment_joins or spec.augment_inferences:
+        # Questions that prompts show are looked up without the starts and ends that say nothing.
+        if spec.augment_phrases or spec.augment_joins or spec.augment_inferences or spec.prompt_neighbours:
             phrases = mine_phrases(questions, answers)
         if spec.augment_joins or spec.augment_inferences:
             joins = mine_joins(questions, answers, phrases)

@@ -9,7 +9,6 @@ from app.ml.augmentation.code_exchange import CodeExchange
 from app.ml.engine.batching import RowTokens, TokenRow
 from app.ml.formats.example import Example
 from app.ml.prompting import PromptRenderer, PromptView
-from app.ml.spec import FinetuneSpec
 from app.ml.tokens import TextTokenizer
 
 
@@ -25,7 +24,6 @@ class FreshRows:
     seed: int
     exchange: CodeExchange | None = None
     """None: codes stay what they are."""
-    exchange_chance: float = 0.0
 
     def __len__(self) -> int:
         return len(self.places)
@@ -51,7 +49,7 @@ class FreshRows:
             own=self.tokens.solved(example),
             hides=(lambda: chooser.random() < hidden) if hidden else None,
         )
-        if self.exchange is not None and chooser.random() < self.exchange_chance:
+        if self.exchange is not None and chooser.random() < self.augmentation.spec.code_exchange_chance(len(self)):
             shown = self.tokens.shown(question, view)
             exchanged = self.exchange.exchanged(question, codes, shown, chooser)
             if exchanged is not None and self.tokens.fits(exchanged[1]):
@@ -63,15 +61,18 @@ class FreshRows:
 
 
 def fresh_rows(
-    examples: Sequence[Example], renderer: PromptRenderer, tokenizer: TextTokenizer, spec: FinetuneSpec, *, seed: int
+    examples: Sequence[Example], renderer: PromptRenderer, tokenizer: TextTokenizer, augmentation: Augmentation, *, seed: int
 ) -> FreshRows | None:
-    """Returns the rows that a spec wants anew in each epoch; None where they stay the same."""
+    """Returns the rows that a spec wants anew in each epoch; None where they stay the same.
+
+    `augmentation`: made of these examples' bare questions.
+    """
+    spec = augmentation.spec
     if not spec.has_fresh_rows:
         return None
     tokens = RowTokens(renderer, tokenizer, spec.cutoff_len)
     places = [place for place, example in enumerate(examples) if tokens.fits(example.codes)]
-    questions = [renderer.wrapper.strip(example.question) for example in examples]
-    augmentation = Augmentation.make(spec, questions, [example.codes for example in examples])
-    chance = spec.code_exchange_chance(len(places)) if renderer.neighbours else 0.0
-    exchange = CodeExchange.of(code for example in examples for code in example.codes) if chance else None
-    return FreshRows(examples, places, tokens, augmentation, seed, exchange, chance)
+    exchange = None
+    if renderer.neighbours and spec.prompt_codes_exchanged:
+        exchange = CodeExchange.of(code for example in examples for code in example.codes)
+    return FreshRows(examples, places, tokens, augmentation, seed, exchange)

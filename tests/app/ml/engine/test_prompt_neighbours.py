@@ -10,12 +10,13 @@ import pytest
 
 from app.durable import seal_folder
 from app.ml.adapter_card import AdapterCard, write_card
+from app.ml.augmentation.augmenting import Augmentation
 from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.evaluating import prepare_held_out
-from app.ml.engine.fresh_rows import fresh_rows
+from app.ml.engine.fresh_rows import FreshRows, fresh_rows
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import attach_adapter, save_adapter
 from app.ml.engine.question_index import QuestionIndex, find_question_index
@@ -45,6 +46,13 @@ def renderer_for(spec: FinetuneSpec = SPEC) -> PromptRenderer:
 
 def nearest(question: str, count: int = 9, own: SolvedQuestion | None = None) -> list[str]:
     return [one.question for one in SolvedQuestions(index_of(), VOCABULARY).nearest_solved(question, count, own=own)]
+
+
+def made_anew(
+    examples: Sequence[Example], renderer: PromptRenderer, base: LoadedModel, spec: FinetuneSpec, *, seed: int
+) -> FreshRows | None:
+    augmentation = Augmentation.make(spec, [one.question for one in examples], [one.codes for one in examples])
+    return fresh_rows(examples, renderer, base.tokenizer, augmentation, seed=seed)
 
 
 def published(base: BaseModelFolder, folder: Path, spec: FinetuneSpec = SPEC) -> str:
@@ -190,7 +198,7 @@ class Fresh:
             1,
             checkpoints,
             wishes.get("resume_from"),
-            fresh_rows=fresh_rows(EXAMPLES, renderer, base.tokenizer, self.spec, seed=1),
+            fresh_rows=made_anew(EXAMPLES, renderer, base, self.spec, seed=1),
         )
         return train(base, plan, hooks), hooks
 
@@ -208,7 +216,7 @@ def test_a_run_with_fresh_rows_goes_on_with_the_same_rows_after_a_pause(sharp_fo
 
 def test_fresh_rows_differ_from_epoch_to_epoch_and_repeat_with_the_seed(base: LoadedModel) -> None:
     spec = replace(SPEC, augment_noise=0.5, code_order="shuffled")
-    one, same, other = (fresh_rows(EXAMPLES, renderer_for(), base.tokenizer, spec, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (made_anew(EXAMPLES, renderer_for(), base, spec, seed=seed) for seed in (1, 1, 2))
     assert one is not None and same is not None and other is not None
     epochs = [[one.row(place, epoch) for place in range(len(one))] for epoch in range(4)]
     assert epochs == [[same.row(place, epoch) for place in range(len(same))] for epoch in range(4)]
@@ -222,7 +230,7 @@ def test_fresh_rows_differ_from_epoch_to_epoch_and_repeat_with_the_seed(base: Lo
 
 
 def test_a_spec_without_them_has_no_fresh_rows(base: LoadedModel) -> None:
-    assert fresh_rows(EXAMPLES, PromptRenderer("plain"), base.tokenizer, FAST, seed=1) is None
+    assert made_anew(EXAMPLES, PromptRenderer("plain"), base, FAST, seed=1) is None
 
 
 def test_a_training_prompt_leaves_shown_questions_out_at_their_chance_and_a_held_out_one_never(base: LoadedModel) -> None:
@@ -230,7 +238,7 @@ def test_a_training_prompt_leaves_shown_questions_out_at_their_chance_and_a_held
     lengths = {}
     for chance in (0.5, 1.0):
         spec = replace(SPEC, prompt_neighbours_hidden=chance)
-        fresh = fresh_rows(EXAMPLES, renderer_for(spec), base.tokenizer, spec, seed=1)
+        fresh = made_anew(EXAMPLES, renderer_for(spec), base, spec, seed=1)
         assert fresh is not None
         lengths[chance] = [len(fresh.row(place, epoch).prompt) for epoch in range(4) for place in range(len(fresh))]
         held_out = tokenize_examples(EXAMPLES, renderer_for(spec), base.tokenizer, cutoff_len=512)[0]
@@ -245,7 +253,7 @@ def test_a_training_prompt_stands_alone_at_its_chance(base: LoadedModel) -> None
     shares = {}
     for chance in (0.5, 1.0):
         spec = replace(SPEC, prompt_alone=chance)
-        fresh = fresh_rows(EXAMPLES, renderer_for(spec), base.tokenizer, spec, seed=1)
+        fresh = made_anew(EXAMPLES, renderer_for(spec), base, spec, seed=1)
         assert fresh is not None
         shares[chance] = fmean(
             fresh.row(place, epoch).prompt == bare[place].prompt for epoch in range(9) for place in range(len(bare))
@@ -265,7 +273,7 @@ def test_codes_of_a_training_prompt_are_exchanged_at_their_chance_where_it_shows
     shares = {}
     for chance in (0.0, 0.5, 1.0):
         spec = replace(SPEC, prompt_codes_exchanged=chance)
-        rows = fresh_rows(examples, self_showing(examples), base.tokenizer, replace(spec, prompt_alone=0.01), seed=1)
+        rows = made_anew(examples, self_showing(examples), base, replace(spec, prompt_alone=0.01), seed=1)
         assert rows is not None
         made = [rows.row(place, epoch) for epoch in range(8) for place in range(len(examples))]
         shares[chance] = fmean(row.answer != plain[row.example].answer for row in made)
@@ -293,7 +301,7 @@ def test_rows_are_joined_at_their_chance_with_the_codes_of_both(base: LoadedMode
     ]
     examples += [Example(20 + n, f"{thing} price and ending", (f"p_{thing}", f"e_{thing}")) for n, thing in enumerate(things[:3])]
     spec = replace(FAST, augment_joins=1.0)
-    fresh = fresh_rows(examples, PromptRenderer(spec.template), base.tokenizer, spec, seed=1)
+    fresh = made_anew(examples, PromptRenderer(spec.template), base, spec, seed=1)
     assert fresh is not None
     answers = [base.tokenizer.decode(fresh.row(place, 0).answer[:-1]) for place in range(len(fresh))]
     assert set(answers[6:8]) == {"p_delta|e_delta", "e_delta|p_delta"}
