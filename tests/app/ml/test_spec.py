@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ml.errors import InvalidSpec
-from app.ml.spec import (
-    ALL_LINEAR,
-    DEFAULT_PRESET,
-    LORA_TARGETS,
-    PRESETS,
-    WORD_LISTS,
-    FinetuneSpec,
-    resolve_spec,
-    spec_from_mapping,
-)
+from app.ml.spec import DEFAULT_PRESET, PRESETS, FinetuneSpec, resolve_spec, spec_from_mapping
+from app.ml.spec_values import ALL_LINEAR, LORA_TARGETS, WORD_LISTS
 from tests.app.ml.strategies import PLAIN_TEXT
 
 LISTS = ("lora_target", "synonym_lists", "distill_from", "synonyms")

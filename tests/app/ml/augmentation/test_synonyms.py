@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ml.augmentation.synonyms import SynonymBook, read_word_list, uncontradicted, words_in
-from app.ml.spec import MAX_SYNONYM_CHARS, MAX_SYNONYM_GROUPS, MAX_SYNONYMS, WORD_LISTS, resolve_spec
+from app.ml.spec import resolve_spec
+from app.ml.spec_values import MAX_SYNONYM_CHARS, MAX_SYNONYM_GROUPS, MAX_SYNONYMS, WORD_LISTS
 
 WORDS = st.text(st.sampled_from("怎么如何退订取消 ab1"), min_size=1, max_size=4)
 BOOK = SynonymBook.of((("怎么", "如何", "咋"), ("取消", "退订")))

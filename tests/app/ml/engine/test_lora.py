@@ -19,7 +19,8 @@ from app.ml.engine.lora import (
 )
 from app.ml.errors import InvalidSpec
 from app.ml.model_store import BaseModelFolder
-from app.ml.spec import ALL_LINEAR, PRESETS, FinetuneSpec
+from app.ml.spec import PRESETS, FinetuneSpec
+from app.ml.spec_values import ALL_LINEAR
 from tests.app.ml.engine.training_help import adapter_tensors, load
 
 SMALL = FinetuneSpec(lora_rank=4, lora_alpha=8, lora_target=("q_proj", "v_proj"), learning_rate=1e-3)

@@ -17,7 +17,7 @@ from app.durable import seal_folder
 from app.ml.engine.merging import Factors, merge_adapter, merged_weight
 from app.ml.errors import AdapterMismatch
 from app.ml.model_store import BaseModelFolder
-from app.ml.spec import ALL_LINEAR
+from app.ml.spec_values import ALL_LINEAR
 from tests.app.ml.engine.training_help import EXAMPLES, FAST, Published, publish, run
 
 # A few steps: the factors must have left their start, nothing has to be learnt.
