@@ -193,7 +193,7 @@ def test_a_job_paused_again_and_again_between_evaluations_ends_like_one_that_was
     training, held_out = product.upload(), product.upload(12, purpose="evals")
 
     def start(suffix: str) -> str:
-        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 1e-3, "n_epochs": 200}
+        asked = {"preset": "quick", "lora_rank": 4, "precision": "fp32", "learning_rate": 1e-3, "n_epochs": 1000}
         body = {"model": TINY, "training_file": training, "validation_file": held_out, "suffix": suffix, "seed": 5}
         method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
         return str(product.client.post("/v1/fine_tuning/jobs", {**body, "method": method})["id"])

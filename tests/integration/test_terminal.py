@@ -44,7 +44,7 @@ def test_the_recipe_runs_from_the_terminal(product: Product) -> None:
 
 
 def test_ctrl_c_leaves_the_job_running(product: Product) -> None:
-    job_id = product.start_job(product.upload(), "left", n_epochs=300)
+    job_id = product.start_job(product.upload(), "left", n_epochs=300, save_steps=2)
     product.wait_step(job_id, 2)
     command = [sys.executable, "-m", "app.cli.main", "watch", job_id, "--url", product.stack.url]
     watching = subprocess.Popen(
