@@ -43,7 +43,16 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import augmentation_for, in_code_order, index_questions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import (
+    augmentation_for,
+    in_code_order,
+    index_questions,
+    load_base,
+    read_stored,
+    some_rows,
+    train_classifier,
+    vocabulary_of,
+)
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -147,6 +156,8 @@ def finetune_rows(
     grammar = _answer_grammar(card, base)
     augmentation = augmentation_for(examples, card)
     index = index_questions(examples, card, augmentation)
+    classifier = train_classifier(examples, card)
+    card = dataclasses.replace(card, has_classifier=classifier is not None)
     renderer = bound_renderer(card.renderer, index, vocabulary)
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     if dropped:
@@ -156,7 +167,7 @@ def finetune_rows(
         check_smallest_run(shapes, spec, limit, row_tokens=longest)
     held_out = None
     if held_out_examples is not None:
-        adapter = AdapterInTraining(card, index, folder)
+        adapter = AdapterInTraining(card, index, folder, classifier)
         held_out = _held_out(in_code_order(held_out_examples, spec), adapter, renderer, base, grammar, line)
     soft = None
     if assignment.teachers:
@@ -218,6 +229,8 @@ def finetune_rows(
     save_adapter(result.network, unsealed)
     write_card(unsealed, card)
     index.save(unsealed)
+    if classifier is not None:
+        classifier.save(unsealed)
     confidence = _observed(held_out_examples, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()

@@ -7,6 +7,7 @@ from pathlib import Path
 from app.ml.adapter_card import AdapterCard
 from app.ml.augmentation.augmenting import Augmentation
 from app.ml.codes import CodeVocabulary, sorted_codes
+from app.ml.engine.code_classifier import CodeClassifier
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.question_index import QuestionIndex
@@ -87,3 +88,11 @@ def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation
         affixes=augmentation.phrases.affixes,
         inferred=augmentation.inferences.questions(),
     )
+
+
+def train_classifier(examples: Sequence[Example], card: AdapterCard) -> CodeClassifier | None:
+    """Trains the classifier that has a say in an adapter's answers; None where its spec wants none, or its rows allow none."""
+    if not card.spec.classifier_weight:
+        return None
+    bare = [card.wrapper.strip(example.question) for example in examples]
+    return CodeClassifier.train(bare, [example.codes for example in examples], card.vocabulary)

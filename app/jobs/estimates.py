@@ -116,6 +116,8 @@ def _serving(spec: FinetuneSpec, base_model: str, answerer_base_model: str) -> l
         can_serve, reason = False, "Its prompts show training questions, which only Dianda's answerer looks up."
     elif spec.answer_format == "single_tokens":
         can_serve, reason = False, "Its answers are tokens that stand for codes, which only Dianda's answerer reads."
+    elif spec.classifier_weight:
+        can_serve, reason = False, "Where every answer is one code, a classifier has a say, which only Dianda's answerer asks."
     elif spec.use_dora:
         can_serve, reason = False, "vLLM 0.33 refuses DoRA adapters; merge the weights."
     elif spec.lora_rank > max(_VLLM_RANKS):

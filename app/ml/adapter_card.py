@@ -40,6 +40,8 @@ class AdapterCard:
     """None: no question is called out of scope."""
     code_token_ids: tuple[int, ...] | None = None
     """The token of each code of the vocabulary, in its order; None: codes are spelled."""
+    has_classifier: bool = False
+    """Whether a linear classifier beside the weights has a say in the answers."""
 
     @property
     def renderer(self) -> PromptRenderer:
@@ -100,4 +102,5 @@ def read_card(folder: Path) -> AdapterCard:
         # Cards of before have none.
         novelty=None if mapping.get("novelty") is None else NoveltyLimit(**mapping["novelty"]),
         code_token_ids=None if mapping.get("code_token_ids") is None else tuple(mapping["code_token_ids"]),
+        has_classifier=mapping.get("has_classifier", False),
     )

@@ -76,6 +76,11 @@ def _write_readme(target: Path, name: str, card: AdapterCard, about: str, loadin
             f"Before it Dianda shows the {card.spec.prompt_neighbours} nearest training questions with their answers, which this "
             "folder's users must do themselves: without them the answers are worse.\n\n"
         )
+    if card.has_classifier:
+        shown += (
+            "In Dianda a linear classifier of the questions' characters has a say in each answer, which is not in this folder: "
+            "without it answers differ here and there, and confidences are not those that were calibrated.\n\n"
+        )
     if card.code_token_ids is not None:
         shown += (
             "Each code is one token that stands for it, here and in those answers: `code_token_ids` of "

@@ -154,6 +154,13 @@ class FinetuneSpec:
         ("spelled", "single_tokens"),
         "Codes as they are spelled, or each as one token of the base model that no row is written in (arXiv 2001.07676).",
     )
+    classifier_weight: float = _ranged(
+        0.0,
+        0.0,
+        4.0,
+        "factor",
+        "What a linear classifier of the questions' characters counts beside the model, where every answer is one code.",
+    )
     augment_noise: float = _ranged(
         0.0, 0.0, 0.5, "chance", "Chance that a character is dropped, doubled or swapped, in half of the rows anew each epoch."
     )
@@ -269,6 +276,7 @@ PRESETS: Mapping[str, FinetuneSpec] = {
         prompt_neighbours_hidden=0.5,
         prompt_alone=0.4,
         prompt_codes_exchanged=0.5,
+        classifier_weight=0.5,
     ),
     "direct": replace(_CHOSEN, lora_alpha=64, learning_rate=2e-4, prompt_repeats_question=True),
     "quick": FinetuneSpec(num_train_epochs=4.0, per_device_train_batch_size=8, gradient_accumulation_steps=1, warmup_ratio=0.05),

@@ -157,6 +157,17 @@ def test_the_readme_says_how_codes_that_are_single_tokens_are_read(store: ModelS
     assert "`code_token_ids` of `dianda.json`" in (tmp_path / OUTPUT / "README.md").read_text()
 
 
+def test_the_readme_says_that_a_classifier_is_not_in_the_folder(store: ModelStore, adapter: Path, tmp_path: Path) -> None:
+    classified = Path(shutil.copytree(adapter, tmp_path / "classified"))
+    (classified / "manifest.json").unlink()
+    write_card(classified, replace(read_card(classified), has_classifier=True))
+    seal_folder(classified)
+
+    export(assigned(store, classified, "peft"), tmp_path, WishingLine())
+
+    assert "a linear classifier of the questions' characters has a say" in (tmp_path / OUTPUT / "README.md").read_text()
+
+
 def test_a_stopped_export_ends_without_a_result(store: ModelStore, adapter: Path, tmp_path: Path) -> None:
     ending = export(assigned(store, adapter, "merged"), tmp_path, WishingLine(Wish.STOP))
 

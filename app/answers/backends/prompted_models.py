@@ -84,6 +84,12 @@ class PromptedModels:
                 "with answer_format spelled.",
                 param="model",
             )
+        if card.has_classifier:
+            raise AdapterMismatch(
+                "A classifier has a say in the adapter's answers, which only Dianda's answerer asks. Ask it there, or train with "
+                "classifier_weight 0.",
+                param="model",
+            )
         grammar = card.grammar_on(tokenizer)
         return PromptedModel(tokenizer, card.renderer, card.vocabulary, grammar.max_tokens)
 

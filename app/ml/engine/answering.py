@@ -190,7 +190,7 @@ class AnswerEngine:
         asks = [Ask(question, checksum, view=PromptView(own=row)) for question, row in zip(questions, rows, strict=True)]
         if not self._is_drafted(checksum):
             assert self._padded is not None
-            return self._padded.observe([self._prompt(ask) for ask in asks], checksum)
+            return self._padded.observe([self._prompt(ask) for ask in asks], questions, checksum)
         assert self.drafted is not None
         futures = [self.drafted.submit(ask, self._prompt(ask), _observation_of, keeps_steps=True) for ask in asks]
         self._work_off()
@@ -305,7 +305,11 @@ class AnswerEngine:
             self._padded = PaddedEngine(self._base)
         try:
             answers = self._padded.answer(
-                [prompt for _, prompt, _ in taken], checksum=first.checksum, alternatives=first.alternatives, mode=first.mode
+                [prompt for _, prompt, _ in taken],
+                questions=[ask.question for ask, _, _ in taken],
+                checksum=first.checksum,
+                alternatives=first.alternatives,
+                mode=first.mode,
             )
         except Exception as error:
             for _, _, future in taken:

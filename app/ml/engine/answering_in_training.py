@@ -11,6 +11,7 @@ from typing import Any
 
 from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.engine.answering import AnswerEngine
+from app.ml.engine.code_classifier import CodeClassifier
 from app.ml.engine.drafted.slots import slot_shape_of
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
@@ -29,6 +30,7 @@ class AdapterInTraining:
     index: QuestionIndex
     scratch: Path
     """Folder for a copy of the weights; the engine reads an adapter's files."""
+    classifier: CodeClassifier | None = None
 
 
 def find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) -> AnswerEngine | None:
@@ -46,6 +48,8 @@ def find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) -> 
             return None
         write_card(folder, adapter.card)
         adapter.index.save(folder)
+        if adapter.classifier is not None:
+            adapter.classifier.save(folder)
         engine = AnswerEngine(replace(base, network=network), most_adapters=1)
         engine.load_unsealed(IN_TRAINING, folder)
     return engine

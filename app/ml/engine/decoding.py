@@ -13,6 +13,7 @@ import torch
 from transformers import DynamicCache
 
 from app.ml.codes import AnswerGrammar, AnswerState
+from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.head import head_at
 from app.ml.engine.observing import Observation
 from app.ml.tokens import TextTokenizer
@@ -51,11 +52,13 @@ def decode_constrained(
     device: torch.device,
     width: int = 1,
     decode: Callable[[Sequence[int]], str] | None = None,
+    shares: Sequence[CodeShares] | None = None,
 ) -> list[list[DecodedAnswer]]:
     """Returns for each prompt its best complete answers, best first: one for `width` 1 (greedy), else up to `width`.
 
-    `decode` gives the text of open values, where the grammar has them. A beam of width W keeps the W most probable partial
-    answers of each question, so an alternative is the best that such a beam finds, not a proven best of all.
+    `decode` gives the text of open values, where the grammar has them; `shares` is what a classifier says of each question.
+    A beam of width W keeps the W most probable partial answers of each question, so an alternative is the best that such a
+    beam finds, not a proven best of all.
     """
     sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
     paths = [_Path(question, grammar.initial) for question in range(len(prompts))]
@@ -65,7 +68,7 @@ def decode_constrained(
         grown: list[list[tuple[float, int, int, _Path]]] = [[] for _ in prompts]
         for row, path in enumerate(paths):
             allowed = grammar.allowed(path.state)
-            scores = torch.log_softmax(logits[row, allowed].float(), dim=-1).tolist()
+            scores = _scores(logits[row, allowed], grammar, path.state, None if shares is None else shares[path.question])
             for token, score in zip(allowed, scores, strict=True):
                 grown[path.question].append((path.log_probability + score, row, token, _advance(grammar, path, token, score)))
         parents, tokens, paths = [], [], []
@@ -87,7 +90,13 @@ def decode_constrained(
 
 @torch.inference_mode()
 def observe_constrained(
-    network: Any, prompts: Sequence[Sequence[int]], grammar: AnswerGrammar, *, pad_id: int, device: torch.device
+    network: Any,
+    prompts: Sequence[Sequence[int]],
+    grammar: AnswerGrammar,
+    *,
+    pad_id: int,
+    device: torch.device,
+    shares: Sequence[CodeShares] | None = None,
 ) -> list[Observation]:
     """Returns for each prompt the greedy answer of `decode_constrained`, with what the model weighed on its way."""
     sequence = _Sequence(network, prompts, pad_id=pad_id, device=device)
@@ -103,10 +112,10 @@ def observe_constrained(
         parents, tokens, going = [], [], []
         for row, question in enumerate(live):
             allowed = grammar.allowed(states[question])
-            scores = torch.log_softmax(logits[row, allowed].float(), dim=-1)
-            place = int(scores.argmax())
+            scores = _scores(logits[row, allowed], grammar, states[question], None if shares is None else shares[question])
+            place = max(range(len(allowed)), key=scores.__getitem__)
             if len(allowed) > 1:
-                steps[question].append(tuple(scores.tolist()))
+                steps[question].append(tuple(scores))
                 chosen[question].append(place)
             states[question] = grammar.advance(states[question], allowed[place])
             if not states[question].ended:
@@ -212,6 +221,17 @@ class _Sequence:
             self._rows = len(parents)
         self._next_ids = torch.tensor(tokens, device=self._device)[:, None]
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=-1)
+
+
+def _scores(logits: torch.Tensor, grammar: AnswerGrammar, state: AnswerState, shares: CodeShares | None) -> list[float]:
+    """Returns the log-probabilities of the allowed tokens, whose logits are given."""
+    said: list[float] = torch.log_softmax(logits.float(), dim=-1).tolist()
+    edges = grammar.edges(state)
+    if shares is None or not edges:
+        return said
+    lows, highs = grammar.edge_low, grammar.edge_high
+    joined: list[float] = shares.joined(said, [lows[edge] for edge in edges], [highs[edge] for edge in edges]).tolist()
+    return joined
 
 
 def _advance(grammar: AnswerGrammar, path: _Path, token: int, score: float) -> _Path:

@@ -16,6 +16,7 @@ from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import IN_TRAINING, AdapterInTraining, find_engine
 from app.ml.engine.batching import TokenRow, collate, tokenize_examples, trained_count
 from app.ml.engine.choices import ChoiceTable
+from app.ml.engine.code_shares import CodeShares, shares_of
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.device import empty_cache, random_state, restore_random_state
 from app.ml.engine.loading import LoadedModel
@@ -48,6 +49,13 @@ class HeldOut:
     grammar: AnswerGrammar
     adapter: AdapterInTraining | None = None
     """What lets the drafted engine answer the prompts; None: they are answered padded."""
+
+    def shares(self, places: Sequence[int]) -> list[CodeShares] | None:
+        """Returns what the adapter's classifier says of the questions at places; None where it has none."""
+        adapter = self.adapter
+        if adapter is None or adapter.classifier is None:
+            return None
+        return shares_of(adapter.classifier, adapter.card, self.grammar, [self.questions[place] for place in places])
 
     def spread(self, count: int) -> "HeldOut":
         """Returns the same with at most `count` prompts, evenly spread: files are often sorted by category."""
@@ -126,8 +134,10 @@ def score_generated(base: LoadedModel, network: Any, held_out: HeldOut, *, is_cu
     def answer(places: Sequence[int]) -> None:
         nonlocal engine
         if engine is None:
-            prompts = [held_out.prompts[place] for place in places]
-            answers = decode_constrained(network, prompts, held_out.grammar, pad_id=base.tokenizer.pad_id, device=base.device)
+            prompts, shares = [held_out.prompts[place] for place in places], held_out.shares(places)
+            answers = decode_constrained(
+                network, prompts, held_out.grammar, pad_id=base.tokenizer.pad_id, device=base.device, shares=shares
+            )
             given.extend(best.codes for (best,) in answers)
             return
         try:

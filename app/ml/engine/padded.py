@@ -13,6 +13,8 @@ from typing import Any
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import MAX_FREE_TOKENS, AnswerGrammar, AnswerMode, CodeVocabulary, parse_answer
 from app.ml.engine.asks import EngineAnswer
+from app.ml.engine.code_classifier import CodeClassifier, find_code_classifier
+from app.ml.engine.code_shares import CodeShares, shares_of
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained, decode_free, observe_constrained
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import load_adapter
@@ -32,6 +34,13 @@ class _Slot:
     renderer: PromptRenderer
     tokenizer: TextTokenizer
     grammars: dict[AnswerMode, AnswerGrammar]
+    classifier: CodeClassifier | None
+
+    def shares(self, questions: Sequence[str]) -> list[CodeShares] | None:
+        """Returns what its classifier says of questions; None where it has none."""
+        if self.classifier is None:
+            return None
+        return shares_of(self.classifier, self.card, self.grammars["closed"], questions)
 
 
 class PaddedEngine:
@@ -66,37 +75,48 @@ class PaddedEngine:
             oldest, _ = self._slots.popitem(last=False)
             self._network.delete_adapter(oldest)
         self._network = load_adapter(self._network, folder, checksum)
-        self._slots[checksum] = _Slot(card, renderer, card.tokenizer_on(self._base.tokenizer), {"closed": grammar})
+        tokenizer = card.tokenizer_on(self._base.tokenizer)
+        self._slots[checksum] = _Slot(card, renderer, tokenizer, {"closed": grammar}, find_code_classifier(folder))
 
     def answer(
-        self, prompts: Sequence[list[int]], *, checksum: str | None, alternatives: int, mode: AnswerMode
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        questions: Sequence[str],
+        checksum: str | None,
+        alternatives: int,
+        mode: AnswerMode,
     ) -> list[EngineAnswer]:
-        """Answers up to 16 prompts with one adapter that `holds`, or with the base model for `checksum` None."""
+        """Answers up to 16 prompts of questions with one adapter that `holds`, or with the base model for `checksum` None."""
         if checksum is None or mode == "free":
             return self._free(prompts, checksum)
-        return self._constrained(prompts, checksum, alternatives, mode)
+        return self._constrained(prompts, questions, checksum, alternatives, mode)
 
-    def observe(self, prompts: Sequence[list[int]], checksum: str) -> list[Observation]:
+    def observe(self, prompts: Sequence[list[int]], questions: Sequence[str], checksum: str) -> list[Observation]:
         """Returns greedy answers with what the model weighed on its way."""
         self._slots.move_to_end(checksum)
         self._network.set_adapter(checksum)
-        grammar, pad_id, device = self._slots[checksum].grammars["closed"], self._base.tokenizer.pad_id, self._base.device
+        slot = self._slots[checksum]
+        grammar, pad_id, device = slot.grammars["closed"], self._base.tokenizer.pad_id, self._base.device
         observations: list[Observation] = []
         for start in range(0, len(prompts), PADDED_ROWS):
-            part = prompts[start : start + PADDED_ROWS]
-            observations += observe_constrained(self._network, part, grammar, pad_id=pad_id, device=device)
+            part = slice(start, start + PADDED_ROWS)
+            observations += observe_constrained(
+                self._network, prompts[part], grammar, pad_id=pad_id, device=device, shares=slot.shares(questions[part])
+            )
         return observations
 
     def _constrained(
-        self, prompts: Sequence[list[int]], checksum: str, alternatives: int, mode: AnswerMode
+        self, prompts: Sequence[list[int]], questions: Sequence[str], checksum: str, alternatives: int, mode: AnswerMode
     ) -> list[EngineAnswer]:
         self._slots.move_to_end(checksum)
         slot = self._slots[checksum]
         self._network.set_adapter(checksum)
         grammar = self._grammar(slot, mode)
         tokenizer, device = slot.tokenizer, self._base.device
+        shares = slot.shares(questions) if mode == "closed" else None
         best = decode_constrained(
-            self._network, prompts, grammar, pad_id=tokenizer.pad_id, device=device, decode=tokenizer.decode
+            self._network, prompts, grammar, pad_id=tokenizer.pad_id, device=device, decode=tokenizer.decode, shares=shares
         )
         beams: list[list[DecodedAnswer]] = [[] for _ in prompts]
         if alternatives:
@@ -108,6 +128,7 @@ class PaddedEngine:
                 device=device,
                 width=alternatives + 1,
                 decode=tokenizer.decode,
+                shares=shares,
             )
         others = [
             tuple(other for other in beam if other.codes != answer.codes)[:alternatives]

@@ -7,7 +7,6 @@ The file holds hashes of n-grams, and texts only where the adapter's prompts sho
 
 import json
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +22,16 @@ from safetensors.numpy import save_file
 from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.compiled import compiled
+from app.ml.engine.ngrams import ngrams_of
 
 QUESTIONS = "questions.safetensors"
 MAX_INDEXED_QUESTIONS = 20_000
 _VERSION = "1"
 _MOST_NGRAM_CHARS = 2
-_EDGE_CHARS = 128
 # N-grams of more than a quarter of the questions are most of the work and tell little.
 _COMMON_SHARE, _ALWAYS_RARE = 0.25, 256
 _MOST_SHOWN_CHARS = 240
 _FREQUENCY_WEIGHT = 0.02
-_FNV_OFFSET = 2_166_136_261
-_FNV_PRIME = 16_777_619
 
 Neighbour = tuple[int, float]
 """Number of a distinct answer, and how near its nearest question is, 0..1."""
@@ -113,8 +110,8 @@ class QuestionIndex:
         except KeyError as error:
             raise ValueError(f"the vocabulary lacks the code {error.args[0]!r}") from error
         questions = [affixes.core(question) for question in questions]
-        ngrams_of = [_ngrams(question).tobytes() for question in questions]
-        counts = Counter(zip(ngrams_of, coded, strict=True))
+        folded = [ngrams_of(question, _MOST_NGRAM_CHARS).tobytes() for question in questions]
+        counts = Counter(zip(folded, coded, strict=True))
         pairs = list(counts)
         kept = min(len(pairs), MAX_INDEXED_QUESTIONS)
         by_answer: dict[tuple[int, ...], list[bytes]] = {}
@@ -132,7 +129,7 @@ class QuestionIndex:
         texts, row_counts = None, None
         if keeps_texts:
             # Of questions with the same n-grams the first one's text.
-            text_of = dict(reversed(list(zip(zip(ngrams_of, coded, strict=True), questions, strict=True))))
+            text_of = dict(reversed(list(zip(zip(folded, coded, strict=True), questions, strict=True))))
             kept_pairs = [(ngrams, answer) for answer, group in by_answer.items() for ngrams in group]
             texts = tuple(text_of[pair][:_MOST_SHOWN_CHARS] for pair in kept_pairs)
             row_counts = tuple(counts[pair] for pair in kept_pairs)
@@ -186,7 +183,7 @@ class QuestionIndex:
     def _nearest(
         self, question: str, count: int, *, left_out: int, ranking: Ranking | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-        ngrams, answer_terms = _ngrams(self.affixes.core(question)), self._frequency_terms
+        ngrams, answer_terms = ngrams_of(self.affixes.core(question), _MOST_NGRAM_CHARS), self._frequency_terms
         if ranking is not None:
             answer_terms = answer_terms + ranking.answer_terms(ngrams, left_out)
         return _nearest(
@@ -346,33 +343,3 @@ def _nearest(
             at -= 1
         best[at], similarities[at], documents[at] = answer, similarity, document
     return best, similarities, documents
-
-
-def _ngrams(question: str) -> NDArray[np.uint32]:
-    """Returns the sorted distinct hashes of a question's n-grams; of a long one its first and last 128 characters count."""
-    if len(question) > 2 * _EDGE_CHARS:
-        question = question[:_EDGE_CHARS] + question[-_EDGE_CHARS:]
-    folded = unicodedata.normalize("NFKC", question).casefold()
-    # A lone surrogate is a character like any other here.
-    return _hashed(np.frombuffer(folded.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).copy())
-
-
-@compiled
-def _hashed(characters: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    hashes = np.empty(_MOST_NGRAM_CHARS * len(characters), np.uint32)
-    count = 0
-    for length in range(1, _MOST_NGRAM_CHARS + 1):
-        for place in range(len(characters) - length + 1):
-            # FNV-1a over characters; Python's own hash differs from process to process.
-            value = np.uint32(_FNV_OFFSET + length)
-            for character in characters[place : place + length]:
-                value = np.uint32((value ^ character) * np.uint32(_FNV_PRIME))
-            hashes[count] = value ^ (value >> np.uint32(15))
-            count += 1
-    hashes = np.sort(hashes[:count])
-    distinct = 0
-    for place in range(count):
-        if place == 0 or hashes[place] != hashes[place - 1]:
-            hashes[distinct] = hashes[place]
-            distinct += 1
-    return hashes[:distinct].copy()

@@ -193,6 +193,13 @@ class TestWhichModel:
         with pytest.raises(AdapterMismatch, match="answer_format spelled"):
             ask("彩铃", checksum=single, models={single: "x"})
 
+    def test_an_adapter_with_a_classifier_beside_its_weights_is_refused(self, ask: Ask, stores: UpstreamStores) -> None:
+        checksum = stores.models.get(TINY).checksum
+        classified = stores.put_adapter("classified", base_model_checksum=checksum, has_classifier=True)
+
+        with pytest.raises(AdapterMismatch, match="classifier_weight 0"):
+            ask("彩铃", checksum=classified, models={classified: "x"})
+
     def test_a_damaged_card_is_refused(self, ask: Ask, stores: UpstreamStores, tmp_path: Path) -> None:
         damaged = stores.put_adapter("damaged", base_model_checksum="c" * 64)
         (stores.blobs.fetch(adapter_key(damaged), tmp_path) / CARD).write_text("{}")

@@ -208,6 +208,8 @@ class TestCreating:
         serving = api.client.post(f"{JOBS}?dry_run=true", json=single).json()["serving"]
         assert [one["can_serve"] for one in serving] == [True, False]
         assert "stand for codes" in serving[1]["reason"]
+        classified = {**body, "method": supervised(preset="quick", classifier_weight=0.5)}
+        assert "classifier" in api.client.post(f"{JOBS}?dry_run=true", json=classified).json()["serving"][1]["reason"]
         assert api.client.post(JOBS, json=body).status_code == 200
 
     def test_a_dry_run_refuses_what_creation_would_and_queues_nothing(self, api: Api) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import AnswerGrammar, AnswerMode
+from app.ml.engine.code_classifier import CodeClassifier, find_code_classifier
+from app.ml.engine.code_shares import CodeShares, shares_of
 from app.ml.engine.drafted.grammar_arrays import GrammarArrays, grammar_arrays
 from app.ml.engine.drafted.network import CachedNetwork
 from app.ml.engine.drafted.recall import Likely, Recall, nothing_likely
@@ -51,6 +53,7 @@ class LoadedAdapter:
     index: QuestionIndex | None
     recall: Recall | None
     references: References | None
+    classifier: CodeClassifier | None
     tokenizer: TextTokenizer
     """Of its prompts and answers"""
     users: int = 0
@@ -67,6 +70,13 @@ class LoadedAdapter:
     def smoothing(self) -> float:
         """The label smoothing that it was trained with."""
         return self.card.spec.label_smoothing_factor
+
+    def shares(self, question: str, mode: AnswerMode, *, factor: float) -> CodeShares | None:
+        """Returns what its classifier says of a question; None where it has none, or codes outside the vocabulary may be said."""
+        if self.classifier is None or mode != "closed":
+            return None
+        (shares,) = shares_of(self.classifier, self.card, self.vocabularies[mode].grammar, [question], factor=factor)
+        return shares
 
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""
@@ -87,6 +97,7 @@ class ReadAdapter:
     recall: Recall | None
     references: References | None
     """On the device; None where no question is called out of scope"""
+    classifier: CodeClassifier | None
 
 
 class AdapterShelf:
@@ -115,7 +126,9 @@ class AdapterShelf:
         # Refused, and made ready, now rather than at its first question.
         renderer = bound_renderer(card.renderer, index, card.vocabulary)
         recall = None if index is None else Recall(index, grammar)
-        return ReadAdapter(checksum, card, shape, weights, Vocabulary.make(grammar, index), renderer, index, recall, references)
+        vocabulary = Vocabulary.make(grammar, index)
+        classifier = find_code_classifier(folder)
+        return ReadAdapter(checksum, card, shape, weights, vocabulary, renderer, index, recall, references, classifier)
 
     def needs_growth(self, shape: SlotShape) -> bool:
         """Says whether the slots must be made larger first, which only is possible while no question is under way."""
@@ -150,6 +163,7 @@ class AdapterShelf:
             read.index,
             read.recall,
             read.references,
+            read.classifier,
             read.card.tokenizer_on(self._tokenizer),
         )
         adapter.vocabularies["closed"] = self._add(read.vocabulary)

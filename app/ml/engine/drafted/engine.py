@@ -290,14 +290,17 @@ class DraftedEngine:
             fed = FedAdapter(-1 if adapter is None else adapter.slot, 0)
         else:
             vocabulary = self.shelf.vocabulary(adapter, ask.mode)
+            inverse = 1.0 if waiting.keeps_steps else adapter.inverse_temperature
             plan = AnswerPlan(
                 grammar=vocabulary.grammar,
                 arrays=vocabulary.arrays,
                 decode=adapter.tokenizer.decode,
                 likely=waiting.likely or adapter.likely(ask.question),
                 training=vocabulary.training,
-                inverse_temperature=1.0 if waiting.keeps_steps else adapter.inverse_temperature,
+                inverse_temperature=inverse,
                 smoothing=adapter.smoothing,
+                # The temperature is of both together.
+                shares=adapter.shares(ask.question, ask.mode, factor=inverse),
                 beam_width=ask.alternatives + 1,
                 follow=ask.follow,
                 keeps_steps=waiting.keeps_steps,

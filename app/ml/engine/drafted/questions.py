@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from app.ml.codes import AnswerGrammar
+from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.engine.drafted.drafting import DraftLimits, draft_below
 from app.ml.engine.drafted.feeding import Feeding
@@ -38,6 +39,8 @@ class AnswerPlan:
     """1: greedy alone."""
     follow: tuple[str, ...] | None
     """A recorded answer that the walk takes instead of the model's choices; None: the model's."""
+    shares: CodeShares | None = None
+    """What a classifier says of the question"""
     keeps_steps: bool = False
 
 
@@ -86,7 +89,7 @@ class Question:
     @property
     def wants_all_scores(self) -> bool:
         """Says whether all open edges' log-probabilities are needed, not the best one's alone."""
-        return self.plan.beam_width > 1 or self.plan.keeps_steps
+        return self.plan.beam_width > 1 or self.plan.keeps_steps or self.plan.shares is not None
 
     @property
     def wants_hidden(self) -> bool:

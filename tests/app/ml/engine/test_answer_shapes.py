@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.answer_shapes import AnswerShapes, shape_of
-from app.ml.engine.question_index import QuestionIndex, _ngrams, find_question_index
+from app.ml.engine.ngrams import ngrams_of
+from app.ml.engine.question_index import QuestionIndex, find_question_index
 from app.ml.engine.solved_questions import SolvedQuestions
 from app.ml.prompting import SolvedQuestion
 from app.ml.spec import NeighboursBy
@@ -71,14 +72,14 @@ def test_what_leads_to_like_answers_weighs_more_than_what_does_not() -> None:
         [(question + "呀吗"[place % 2], (code.split("_")[0],)) for place, (question, code) in enumerate(rows)]
     )
     weight_of = dict(zip(index.hashes.tolist(), AnswerShapes.of(index, vocabulary.codes).weights, strict=True))
-    telling, idle = (weight_of[int(_ngrams(char)[0])] for char in "退呀")
+    telling, idle = (weight_of[int(ngrams_of(char, 2)[0])] for char in "退呀")
     assert telling > idle >= 0
 
 
 def test_a_question_that_is_left_out_does_not_speak_for_its_own_answer() -> None:
     rows, _ = rows_and_questions()
     index, vocabulary = index_of([*((question, (code,)) for question, code in rows), ("百度包魑魅魍魉", ("赠送规则_1",))])
-    shapes, ngrams = AnswerShapes.of(index, vocabulary.codes), _ngrams("百度包魑魅魍魉")
+    shapes, ngrams = AnswerShapes.of(index, vocabulary.codes), ngrams_of("百度包魑魅魍魉", 2)
     assert index.texts is not None
     own = index.texts.index("百度包魑魅魍魉")
     answer = int(index.answer_of_document[own])
@@ -100,7 +101,7 @@ def test_as_many_answers_are_shown_to_a_training_row_as_to_any_other() -> None:
 def test_any_text_can_be_asked_and_indexed(rows: list[tuple[str, list[str]]], asked: str, count: int) -> None:
     index, vocabulary = index_of(rows)
     shapes = AnswerShapes.of(index, vocabulary.codes)
-    terms = shapes.answer_terms(_ngrams(asked), -1)
+    terms = shapes.answer_terms(ngrams_of(asked, 2), -1)
     assert all(math.isfinite(term) and 0 <= term <= 0.2 + 1e-9 for term in terms)
     assert np.isfinite(shapes.weights).all() and (shapes.weights >= 0).all()
     found = SolvedQuestions(index, vocabulary, "answers").nearest_solved(asked, count)

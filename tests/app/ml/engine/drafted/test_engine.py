@@ -21,6 +21,7 @@ from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine import question_index
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import Ask
+from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.decoding import DecodedAnswer, decode_constrained
 from app.ml.engine.drafted import drafting, passes, recall, tree
 from app.ml.engine.drafted.drafting import DraftLimits
@@ -50,14 +51,20 @@ def drafted(sharp_folder: BaseModelFolder) -> DraftedEngine:
 
 
 def answered(
-    engine: DraftedEngine, prompts: list[list[int]], grammar: AnswerGrammar, *, drafts: int, width: int
+    engine: DraftedEngine,
+    prompts: list[list[int]],
+    grammar: AnswerGrammar,
+    *,
+    drafts: int,
+    width: int,
+    shares: CodeShares | None = None,
 ) -> list[Question]:
     """Answers prompts together on the bare base model, drafting by frequency alone."""
     columns, _ = engine.shelf.columns.columns_of(grammar.edge_token)
     offset, _ = engine.shelf.edges.add(grammar, columns)
     training = count_successions(grammar, [((code,), 1 + code) for code in range(len(grammar.vocabulary.codes))])
     arrays, decode = grammar_arrays(grammar), engine.base.tokenizer.decode
-    plan = AnswerPlan(grammar, arrays, decode, nothing_likely(), training, 1.0, 0.0, width, None)
+    plan = AnswerPlan(grammar, arrays, decode, nothing_likely(), training, 1.0, 0.0, width, None, shares)
     questions = [Question(prompt, plan) for prompt in prompts]
     for question in questions:
         row = engine.rows.take(question.prompt, 0, room=question.room_wanted)
