@@ -158,6 +158,8 @@ def finetune_rows(
     index = index_questions(examples, card, augmentation)
     classifier = train_classifier(examples, card)
     card = dataclasses.replace(card, has_classifier=classifier is not None)
+    if classifier is not None:
+        line.say(Note(f"Every answer is one code of {len(vocabulary.codes)}: a linear classifier has a say in answers."))
     renderer = bound_renderer(card.renderer, index, vocabulary)
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     if dropped:

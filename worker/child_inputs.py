@@ -67,8 +67,7 @@ def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Examp
 
 def augmentation_for(examples: Sequence[Example], card: AdapterCard) -> Augmentation:
     """Mines an adapter's training questions, without their wrapper, for all that its spec wants."""
-    bare = [card.wrapper.strip(example.question) for example in examples]
-    return Augmentation.make(card.spec, bare, [example.codes for example in examples])
+    return Augmentation.make(card.spec, _bare(examples, card), [example.codes for example in examples])
 
 
 def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation: Augmentation) -> QuestionIndex:
@@ -76,8 +75,7 @@ def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation
 
     With `augment_inferences` prompts may show what follows from several rows, too.
     """
-    bare = [card.wrapper.strip(example.question) for example in examples]
-    codes = [example.codes for example in examples]
+    bare, codes = _bare(examples, card), [example.codes for example in examples]
     if not card.spec.prompt_neighbours:
         return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
     return QuestionIndex.build(
@@ -94,5 +92,8 @@ def train_classifier(examples: Sequence[Example], card: AdapterCard) -> CodeClas
     """Trains the classifier that has a say in an adapter's answers; None where its spec wants none, or its rows allow none."""
     if not card.spec.classifier_weight:
         return None
-    bare = [card.wrapper.strip(example.question) for example in examples]
-    return CodeClassifier.train(bare, [example.codes for example in examples], card.vocabulary)
+    return CodeClassifier.train(_bare(examples, card), [example.codes for example in examples], card.vocabulary)
+
+
+def _bare(examples: Sequence[Example], card: AdapterCard) -> list[str]:
+    return [card.wrapper.strip(example.question) for example in examples]

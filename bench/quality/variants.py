@@ -60,6 +60,7 @@ VARIANTS: Mapping[str, Overrides] = {
     "auto_16_neighbours": {**_AUTO, "prompt_neighbours": 16},
     "auto_alone_30_800_steps": {**_AUTO, "prompt_alone": 0.3, "min_train_steps": 800},
     "auto_without_code_exchange": {**_AUTO, "prompt_codes_exchanged": 0.0},
+    "auto_without_classifier": {**_AUTO, "classifier_weight": 0.0},
     "auto_without_synonyms": {**_AUTO, "augment_synonyms": 0.0},
     "auto_300_steps": {**_AUTO, "min_train_steps": 300},
     "auto_smoothed_10": {**_AUTO, "label_smoothing_factor": 0.1},

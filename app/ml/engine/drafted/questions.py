@@ -11,7 +11,7 @@ from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.decoding import DecodedAnswer
 from app.ml.engine.drafted.drafting import DraftLimits, draft_below
 from app.ml.engine.drafted.feeding import Feeding
-from app.ml.engine.drafted.grammar_arrays import GrammarArrays
+from app.ml.engine.drafted.grammar_arrays import HIGH_RANK, LOW_RANK, GrammarArrays
 from app.ml.engine.drafted.nodes import NOT_FED, Node, child_of, next_of, release
 from app.ml.engine.drafted.recall import Likely
 from app.ml.engine.drafted.rows import Row
@@ -178,6 +178,7 @@ class Question:
         said = grammar.ranks_of(root.state)
         self._tree = Tree(root.state, said, most_codes=grammar.vocabulary.max_codes_per_answer)
         self._written: list[int] = []
+        self._joined: set[int] = set()
 
     def _room(self) -> int:
         assert self.row is not None
@@ -228,6 +229,7 @@ class Question:
             if after is None:
                 if not self._is_judged(node):
                     return
+                self._join_shares(node)
                 edge = self._choice(node)
                 log_p = float(tree.best_log_p[node.place])
                 if self.plan.keeps_steps:
@@ -242,6 +244,19 @@ class Question:
                 self._begin_beam()
                 return
             self._written.append(after.token)
+
+    def _join_shares(self, node: Node) -> None:
+        """Joins what the model says at a judged node with what the classifier says: where the walk comes by, and once."""
+        shares, tree, place = self.plan.shares, self._tree, node.place
+        if shares is None or place in self._joined:
+            return
+        self._joined.add(place)
+        edges, said = list(tree.all_log_p[place]), list(tree.all_log_p[place].values())
+        ranges = self.plan.arrays.edges[LOW_RANK : HIGH_RANK + 1, edges]
+        both = shares.joined(said, ranges[0], ranges[1])
+        best = int(both.argmax())
+        tree.best[place], tree.best_log_p[place] = edges[best], both[best]
+        tree.all_log_p[place] = dict(zip(edges, both.tolist(), strict=True))
 
     def _choice(self, node: Node) -> int:
         if self._route is None:
@@ -275,6 +290,7 @@ class Question:
                 if next_of(one.node, grammar, tree) is not None:
                     grown.append((one.log_p, one, None))
                 else:
+                    self._join_shares(one.node)
                     grown += [(one.log_p + log_p, one, edge) for edge, log_p in tree.all_log_p[one.node.place].items()]
             grown.sort(key=lambda item: -item[0])
             chosen, self._hypotheses = grown[: width - len(self._finished)], []

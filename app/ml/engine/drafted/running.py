@@ -13,7 +13,7 @@ from app.ml.engine.drafted.captured import CapturedPasses
 from app.ml.engine.drafted.eager import EagerSteps
 from app.ml.engine.drafted.feeding import Feeding
 from app.ml.engine.drafted.free import FreeQuestion
-from app.ml.engine.drafted.grammar_arrays import HIGH_RANK, LOW_RANK, START, STOP
+from app.ml.engine.drafted.grammar_arrays import START, STOP
 from app.ml.engine.drafted.network import CachedNetwork, PassOutput
 from app.ml.engine.drafted.passes import FedAdapter, HostPass, build_pass, exact_shape
 from app.ml.engine.drafted.questions import Question
@@ -162,19 +162,11 @@ def judge(feedings: Sequence[Feeding], said: Said) -> None:
         if count:
             part, tree, nodes = slice(place, place + count), question.tree, question.plan.arrays.nodes
             first_edges = nodes[START, tree.ints[NODE, feeding.scored]]
-            best, best_log_p = first_edges + said.best[part], said.best_log_p[part]
+            tree.judge(feeding.scored, first_edges + said.best[part], said.best_log_p[part])
             if said.all_log_p is not None and question.wants_all_scores:
-                shares, edges = question.plan.shares, question.plan.arrays.edges
-                for index, (entry, log_p) in enumerate(zip(feeding.scored.tolist(), said.all_log_p[part], strict=True)):
+                for entry, log_p in zip(feeding.scored.tolist(), said.all_log_p[part], strict=True):
                     start, stop = nodes[START : STOP + 1, tree.ints[NODE, entry]].tolist()
-                    if shares is not None:
-                        log_p = shares.joined(  # noqa: PLW2901  # the same, as both say it
-                            log_p[: stop - start], edges[LOW_RANK, start:stop], edges[HIGH_RANK, start:stop]
-                        ).tolist()
-                        taken = max(range(stop - start), key=log_p.__getitem__)
-                        best[index], best_log_p[index] = start + taken, log_p[taken]
                     tree.all_log_p[entry] = _open_edges(start, stop, log_p)
-            tree.judge(feeding.scored, best, best_log_p)
         if feeding.has_root:
             if said.hidden is not None and question.hidden is None:
                 question.hidden = said.hidden[place]

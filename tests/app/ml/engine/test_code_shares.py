@@ -30,7 +30,7 @@ from worker.assignment import OUTPUT, Assignment
 from worker.child import finetune
 from worker.child_inputs import load_base
 from worker.line import SilentLine
-from worker.messages import Finished
+from worker.messages import Finished, Message, Note
 
 CODES = st.lists(st.text("ab", min_size=1, max_size=4), min_size=2, max_size=6, unique=True)
 PROMPTS = st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=20).map(lambda ids: [BOS, *ids]), min_size=1, max_size=3)
@@ -193,6 +193,18 @@ def test_the_weight_goes_with_the_temperature_of_the_whole(classified: tuple[Ass
     assert plain is not None and hot is not None
     assert (plain.weight, hot.weight) == (2.0, 1.0)
     assert loaded.shares("stop plan qq", "open_values", factor=1.0) is None
+
+
+def test_a_job_says_that_a_classifier_has_a_say(tmp_path: Path) -> None:
+    class Listening(SilentLine):
+        said: list[str] = []
+
+        def say(self, message: Message) -> None:
+            self.said += [message.text] if isinstance(message, Note) else []
+
+    line = Listening()
+    assert isinstance(finetune(assignment_in(tmp_path / "run", ROWS), tmp_path / "run", line), Finished)
+    assert "Every answer is one code of 3: a linear classifier has a say in answers." in line.said
 
 
 def test_answers_of_several_codes_have_no_classifier(tmp_path: Path) -> None:
