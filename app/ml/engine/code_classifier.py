@@ -27,8 +27,11 @@ _MARGIN_PENALTY = 1.0
 _SHARPNESS = 6.0
 _MARGIN_OF_UNSEEN = -2.0
 _FEWEST_ROWS_A_CODE = 10
-_MOST_ROWS_TIMES_CODES = 4_000_000
-"""About 20 s of one core."""
+_MOST_ROWS = 20_000
+_MOST_WORK = 400_000_000
+"""N-grams of all rows times codes: about 20 s of one core."""
+_MOST_NGRAMS = 32_768
+"""Of most questions; an adapter in memory takes two bytes for each of them and each code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +60,21 @@ class CodeClassifier:
         """
         if any(len(answer) != 1 for answer in answers):
             return None
-        codes = [vocabulary.index_of(answer[0]) for answer in answers]
-        distinct = len(set(codes))
-        kept = min(len(codes), _MOST_ROWS_TIMES_CODES // max(1, distinct))
-        places = [number * len(codes) // kept for number in range(kept)] if kept else []
-        if distinct < 2 or kept < _FEWEST_ROWS_A_CODE * distinct or len({codes[place] for place in places}) < distinct:
-            return None
+        codes = np.array([vocabulary.index_of(answer[0]) for answer in answers], dtype=np.int64)
+        distinct = len(np.unique(codes))
+        places = _spread(len(codes), _MOST_ROWS)
         ngrams = [_ngrams(questions[place]) for place in places]
+        work = distinct * sum(map(len, ngrams))
+        fewer = _spread(len(places), len(places) * _MOST_WORK // max(_MOST_WORK, work))
+        ngrams, codes = [ngrams[place] for place in fewer], codes[[places[place] for place in fewer]]
+        if distinct < 2 or len(codes) < _FEWEST_ROWS_A_CODE * distinct or len(np.unique(codes)) < distinct:
+            return None
         hashes, counts = np.unique(np.concatenate(ngrams), return_counts=True)
-        is_kept = counts >= _FEWEST_QUESTIONS
+        is_kept = counts >= max(_FEWEST_QUESTIONS, _frequency_of_rank(counts, _MOST_NGRAMS))
         hashes, counts = hashes[is_kept], counts[is_kept]
-        rarity = (np.log((1 + kept) / (1 + counts)) + 1).astype(np.float32)
+        rarity = (np.log((1 + len(codes)) / (1 + counts)) + 1).astype(np.float32)
         seen = [_places_of(found, hashes) for found in ngrams]
-        columns, margins, biases = _support_vectors(seen, rarity, np.array([codes[place] for place in places]))
+        columns, margins, biases = _support_vectors(seen, rarity, codes)
         weights = np.zeros((len(hashes), len(vocabulary.codes)), dtype=np.float16)
         weights[:, columns] = margins * rarity[:, None]
         every_bias = np.full(len(vocabulary.codes), _MARGIN_OF_UNSEEN, dtype=np.float32)
@@ -99,6 +104,16 @@ def find_code_classifier(folder: Path) -> CodeClassifier | None:
         if (file.metadata() or {}).get("version") != _VERSION:
             return None
         return CodeClassifier(*(file.get_tensor(name) for name in ("hashes", "rarity", "weights", "biases")))
+
+
+def _spread(count: int, most: int) -> list[int]:
+    kept = min(count, most)
+    return [number * count // kept for number in range(kept)]
+
+
+def _frequency_of_rank(counts: NDArray[np.int64], rank: int) -> int:
+    """Returns the least count that at most `rank` n-grams have or pass; 0 where there are no more than that."""
+    return 0 if len(counts) <= rank else int(np.sort(counts)[-rank - 1]) + 1
 
 
 def _ngrams(question: str) -> NDArray[np.uint32]:

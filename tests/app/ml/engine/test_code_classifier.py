@@ -79,12 +79,36 @@ def test_there_is_none_where_there_is_nothing_to_tell_or_too_little_to_learn_fro
 
 
 def test_of_very_many_rows_evenly_spread_ones_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code_classifier, "_MOST_ROWS_TIMES_CODES", 3 * 36)
+    whole = train(ROWS)
+    monkeypatch.setattr(code_classifier, "_MOST_ROWS", 36)
+    found = train(ROWS)
+    assert whole is not None and found is not None
+    assert 0 < len(found.hashes) < len(whole.hashes)
+    assert likeliest(found, "how to open plan qq") == "open_1"
+    monkeypatch.setattr(code_classifier, "_MOST_ROWS", 12)
+    assert train(ROWS) is None, "too few would be left"
+
+
+def test_of_long_rows_fewer_are_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(ROWS)
+    work = len(ASKS) * sum(len(code_classifier._ngrams(question)) for question, _ in ROWS)
+    monkeypatch.setattr(code_classifier, "_MOST_WORK", work)
+    same = train(ROWS)
+    monkeypatch.setattr(code_classifier, "_MOST_WORK", work // 4 * 3)
+    fewer = train(ROWS)
+    assert whole is not None and same is not None and fewer is not None
+    assert np.array_equal(same.rarity, whole.rarity)
+    assert not np.array_equal(fewer.rarity, whole.rarity)
+    monkeypatch.setattr(code_classifier, "_MOST_WORK", work // 2)
+    assert train(ROWS) is None, "too few would be left"
+
+
+def test_the_ngrams_of_most_questions_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_classifier, "_MOST_NGRAMS", 40)
     found = train(ROWS)
     assert found is not None
+    assert 0 < len(found.hashes) <= 40
     assert likeliest(found, "how to open plan qq") == "open_1"
-    monkeypatch.setattr(code_classifier, "_MOST_ROWS_TIMES_CODES", 3 * 12)
-    assert train(ROWS) is None, "too few would be left"
 
 
 def test_a_file_of_another_version_is_none(trained: CodeClassifier, tmp_path: Path) -> None:

@@ -196,15 +196,14 @@ def test_the_weight_goes_with_the_temperature_of_the_whole(classified: tuple[Ass
 
 
 def test_a_job_says_that_a_classifier_has_a_say(tmp_path: Path) -> None:
+    said: list[str] = []
+
     class Listening(SilentLine):
-        said: list[str] = []
-
         def say(self, message: Message) -> None:
-            self.said += [message.text] if isinstance(message, Note) else []
+            said.extend([message.text] if isinstance(message, Note) else [])
 
-    line = Listening()
-    assert isinstance(finetune(assignment_in(tmp_path / "run", ROWS), tmp_path / "run", line), Finished)
-    assert "Every answer is one code of 3: a linear classifier has a say in answers." in line.said
+    assert isinstance(finetune(assignment_in(tmp_path / "run", ROWS), tmp_path / "run", Listening()), Finished)
+    assert "Every answer is one code of 3: a linear classifier has a say in answers." in said
 
 
 def test_answers_of_several_codes_have_no_classifier(tmp_path: Path) -> None:
