@@ -43,16 +43,7 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import (
-    augmentation_for,
-    in_code_order,
-    index_questions,
-    load_base,
-    read_stored,
-    some_rows,
-    train_classifier,
-    vocabulary_of,
-)
+from worker.child_inputs import in_code_order, learn_companions, load_base, read_stored, some_rows, vocabulary_of
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -154,13 +145,10 @@ def finetune_rows(
     )
     base = dataclasses.replace(base, tokenizer=card.tokenizer_on(base.tokenizer))
     grammar = _answer_grammar(card, base)
-    augmentation = augmentation_for(examples, card)
-    index = index_questions(examples, card, augmentation)
-    classifier = train_classifier(examples, card)
-    card = dataclasses.replace(card, has_classifier=classifier is not None)
-    if classifier is not None:
+    companions, augmentation = learn_companions(examples, card)
+    if companions.classifier is not None:
         line.say(Note(f"Every answer is one code of {len(vocabulary.codes)}: a linear classifier has a say in answers."))
-    renderer = bound_renderer(card.renderer, index, vocabulary)
+    renderer = bound_renderer(card.renderer, companions.index, vocabulary)
     rows, dropped = tokenize_examples(examples, renderer, base.tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     if dropped:
         line.say(Note(f"{dropped} row(s) do not fit into cutoff_len = {spec.cutoff_len} tokens and were left out."))
@@ -169,7 +157,7 @@ def finetune_rows(
         check_smallest_run(shapes, spec, limit, row_tokens=longest)
     held_out = None
     if held_out_examples is not None:
-        adapter = AdapterInTraining(card, index, folder, classifier)
+        adapter = AdapterInTraining(companions, folder)
         held_out = _held_out(in_code_order(held_out_examples, spec), adapter, renderer, base, grammar, line)
     soft = None
     if assignment.teachers:
@@ -225,14 +213,11 @@ def finetune_rows(
     if result.state.evaluations:
         metrics["by_epoch"] = result.state.evaluations
         metrics["best"] = _best(spec, result)
-    card = dataclasses.replace(card, metrics=metrics)
+    card = dataclasses.replace(companions.card, metrics=metrics)
     unsealed = folder / "unsealed"
     unsealed.mkdir()
     save_adapter(result.network, unsealed)
-    write_card(unsealed, card)
-    index.save(unsealed)
-    if classifier is not None:
-        classifier.save(unsealed)
+    dataclasses.replace(companions, card=card).save(unsealed)
     confidence = _observed(held_out_examples, base, result, unsealed, examples, renderer, line)
     if confidence is None:
         return Stopped()
@@ -268,7 +253,7 @@ def _held_out(
     grammar: AnswerGrammar,
     line: Line,
 ) -> HeldOut:
-    cutoff_len = adapter.card.spec.cutoff_len
+    cutoff_len = adapter.companions.card.spec.cutoff_len
     held_out, left_out = prepare_held_out(examples, renderer, base, grammar, cutoff_len=cutoff_len, adapter=adapter)
     if left_out:
         line.say(Note(f"{left_out} held-out row(s) have answers longer than cutoff_len and do not count in eval_loss."))

@@ -8,6 +8,7 @@ from app.ml.adapter_card import AdapterCard
 from app.ml.augmentation.augmenting import Augmentation
 from app.ml.codes import CodeVocabulary, sorted_codes
 from app.ml.engine.code_classifier import CodeClassifier
+from app.ml.engine.companions import Companions
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.question_index import QuestionIndex
@@ -65,20 +66,20 @@ def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Examp
     return [replace(example, codes=sorted_codes(example.codes)) for example in examples]
 
 
-def augmentation_for(examples: Sequence[Example], card: AdapterCard) -> Augmentation:
-    """Mines an adapter's training questions, without their wrapper, for all that its spec wants."""
-    return Augmentation.make(card.spec, _bare(examples, card), [example.codes for example in examples])
+def learn_companions(examples: Sequence[Example], card: AdapterCard) -> tuple[Companions, Augmentation]:
+    """Learns of training rows what stands beside an adapter's weights, and how its rows may be made anew.
 
-
-def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation: Augmentation) -> QuestionIndex:
-    """Indexes an adapter's training questions without their wrapper; where prompts show them with texts, without greetings.
-
-    With `augment_inferences` prompts may show what follows from several rows, too.
+    Both are of questions without their wrapper. Where prompts show questions, the index holds them with texts, without
+    greetings; with `augment_inferences` also what follows from several rows. A spec may want a classifier that its rows do
+    not allow.
     """
-    bare, codes = _bare(examples, card), [example.codes for example in examples]
+    bare, codes = [card.wrapper.strip(example.question) for example in examples], [example.codes for example in examples]
+    augmentation = Augmentation.make(card.spec, bare, codes)
+    classifier = CodeClassifier.train(bare, codes, card.vocabulary) if card.spec.classifier_weight else None
+    card = replace(card, has_classifier=classifier is not None)
     if not card.spec.prompt_neighbours:
-        return QuestionIndex.build(bare, codes, vocabulary=card.vocabulary)
-    return QuestionIndex.build(
+        return Companions(card, QuestionIndex.build(bare, codes, vocabulary=card.vocabulary), classifier), augmentation
+    index = QuestionIndex.build(
         bare,
         codes,
         vocabulary=card.vocabulary,
@@ -86,14 +87,4 @@ def index_questions(examples: Sequence[Example], card: AdapterCard, augmentation
         affixes=augmentation.phrases.affixes,
         inferred=augmentation.inferences.questions(),
     )
-
-
-def train_classifier(examples: Sequence[Example], card: AdapterCard) -> CodeClassifier | None:
-    """Trains the classifier that has a say in an adapter's answers; None where its spec wants none, or its rows allow none."""
-    if not card.spec.classifier_weight:
-        return None
-    return CodeClassifier.train(_bare(examples, card), [example.codes for example in examples], card.vocabulary)
-
-
-def _bare(examples: Sequence[Example], card: AdapterCard) -> list[str]:
-    return [card.wrapper.strip(example.question) for example in examples]
+    return Companions(card, index, classifier), augmentation

@@ -13,6 +13,7 @@ from app.ml.engine.evaluating import observe_rows
 from app.ml.engine.novelty import MAX_REFERENCES, References
 from app.ml.engine.observing import Observation
 from app.ml.engine.training import Wish
+from app.ml.even_places import even_places
 from app.ml.formats.example import Example
 from app.ml.novelty_limit import MIN_LIMIT_ROWS, NoveltyLimit, find_novelty_limit
 from app.ml.prompting import PromptRenderer, SolvedQuestion
@@ -107,8 +108,7 @@ def observe_adapter(
 
 def _spread(rows: Sequence[Example], count: int) -> list[Example]:
     """Returns at most `count` evenly spread rows, shuffled, so that the first of them are spread over the file, too."""
-    kept = min(count, len(rows))
-    chosen = [rows[number * len(rows) // kept] for number in range(kept)]
+    chosen = [rows[place] for place in even_places(len(rows), count)]
     random.Random(0).shuffle(chosen)
     return chosen
 

@@ -4,13 +4,13 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.answers.backend import AnswerResult, Candidate, ConfidentCode
 from app.answers.fallback import fallback_reason
-from app.ml.adapter_card import AdapterCard, read_card, write_card
+from app.ml.adapter_card import AdapterCard, read_card
 from app.ml.codes import DecideBy
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.asks import MAX_ALTERNATIVES, Ask, EngineAnswer
@@ -27,16 +27,7 @@ from app.ml.prompting import Wrapper, find_wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import (
-    augmentation_for,
-    in_code_order,
-    index_questions,
-    load_base,
-    read_stored,
-    some_rows,
-    train_classifier,
-    vocabulary_of,
-)
+from worker.child_inputs import in_code_order, learn_companions, load_base, read_stored, some_rows, vocabulary_of
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -214,11 +205,8 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     target.mkdir()
     for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
         shutil.copy(checkpoint / name, target / name)
-    index_questions(examples, card, augmentation_for(examples, card)).save(target)
-    classifier = train_classifier(examples, card)
-    if classifier is not None:
-        classifier.save(target)
-    write_card(target, replace(card, has_classifier=classifier is not None))
+    companions, _ = learn_companions(examples, card)
+    companions.save(target)
 
 
 def _training_of(assignment: Assignment, card: AdapterCard, place: Path) -> TrainingKnowledge | None:

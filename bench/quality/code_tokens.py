@@ -43,7 +43,7 @@ from app.ml.prompting import PromptRenderer, find_wrapper
 from app.ml.spec import FinetuneSpec
 from app.ml.tokens import TextTokenizer
 from app.ml.training_knowledge import TrainingKnowledge
-from worker.child_inputs import augmentation_for, in_code_order, index_questions, vocabulary_of
+from worker.child_inputs import in_code_order, learn_companions, vocabulary_of
 
 _ROWS_AT_ONCE = 64
 
@@ -224,8 +224,8 @@ def train_code_tokens(
     base = with_code_tokens(base, vocabulary)
     tokenizer = base.tokenizer
     card = _card(base, examples, spec, vocabulary, seed)
-    augmentation = augmentation_for(examples, card)
-    renderer = bound_renderer(card.renderer, index_questions(examples, card, augmentation), vocabulary)
+    companions, augmentation = learn_companions(examples, card)
+    renderer = bound_renderer(card.renderer, companions.index, vocabulary)
     grammar = AnswerGrammar(vocabulary, tokenizer.encode, end_id=tokenizer.eos_id)
     same_rows, _ = tokenize_examples(examples, renderer, tokenizer, cutoff_len=spec.cutoff_len, are_trained=True)
     rows = fresh_rows(examples, renderer, tokenizer, augmentation, seed=seed) or SameRows(same_rows)
@@ -276,7 +276,8 @@ def _card(
         base_model=base.name,
         base_model_checksum=base.checksum,
         dataset_checksum="",
-        spec=spec,
+        # No engine of the product reads these answers, and none would ask a classifier.
+        spec=replace(spec, classifier_weight=0.0),
         precision=base.precision,
         seed=seed,
         wrapper=find_wrapper([example.question for example in examples]),

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from app.ml.even_places import even_places
+
 Place = Literal["start", "inside", "end"]
 
 MAX_MINED_ROWS = 5_000
@@ -114,8 +116,7 @@ def _splits_word(text: str, at: int) -> bool:
 
 def mined_places(rows: int) -> list[int]:
     """Returns which of so many rows are looked at: all, or 5,000 evenly spread ones."""
-    count = min(rows, MAX_MINED_ROWS)
-    return [number * rows // count for number in range(count)]
+    return even_places(rows, MAX_MINED_ROWS)
 
 
 def mine_phrases(questions: Sequence[str], answers: Sequence[Sequence[str]], *, seed: int = 0) -> PhraseBook:

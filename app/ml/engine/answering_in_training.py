@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.ml.adapter_card import AdapterCard, write_card
 from app.ml.engine.answering import AnswerEngine
-from app.ml.engine.code_classifier import CodeClassifier
+from app.ml.engine.companions import Companions
 from app.ml.engine.drafted.slots import slot_shape_of
 from app.ml.engine.loading import LoadedModel
 from app.ml.engine.lora import save_adapter
 from app.ml.engine.packed.anatomy import find_anatomy
-from app.ml.engine.question_index import QuestionIndex
 
 IN_TRAINING = "in-training"
 """The adapter's name in the engine."""
@@ -26,11 +24,9 @@ IN_TRAINING = "in-training"
 class AdapterInTraining:
     """What answering needs of an adapter beside its weights."""
 
-    card: AdapterCard
-    index: QuestionIndex
+    companions: Companions
     scratch: Path
     """Folder for a copy of the weights; the engine reads an adapter's files."""
-    classifier: CodeClassifier | None = None
 
 
 def find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) -> AnswerEngine | None:
@@ -46,10 +42,7 @@ def find_engine(base: LoadedModel, network: Any, adapter: AdapterInTraining) -> 
         save_adapter(network, folder)
         if slot_shape_of(folder) is None:
             return None
-        write_card(folder, adapter.card)
-        adapter.index.save(folder)
-        if adapter.classifier is not None:
-            adapter.classifier.save(folder)
+        adapter.companions.save(folder)
         engine = AnswerEngine(replace(base, network=network), most_adapters=1)
         engine.load_unsealed(IN_TRAINING, folder)
     return engine

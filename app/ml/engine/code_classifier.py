@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.ngrams import ngrams_of
+from app.ml.even_places import even_places
 
 CLASSIFIER = "classifier.safetensors"
 _VERSION = "1"
@@ -62,11 +63,11 @@ class CodeClassifier:
             return None
         codes = np.array([vocabulary.index_of(answer[0]) for answer in answers], dtype=np.int64)
         distinct = len(np.unique(codes))
-        places = _spread(len(codes), _MOST_ROWS)
-        ngrams = [_ngrams(questions[place]) for place in places]
+        places = even_places(len(codes), _MOST_ROWS)
+        ngrams, codes = [_ngrams(questions[place]) for place in places], codes[places]
         work = distinct * sum(map(len, ngrams))
-        fewer = _spread(len(places), len(places) * _MOST_WORK // max(_MOST_WORK, work))
-        ngrams, codes = [ngrams[place] for place in fewer], codes[[places[place] for place in fewer]]
+        places = even_places(len(codes), len(codes) * _MOST_WORK // max(_MOST_WORK, work))
+        ngrams, codes = [ngrams[place] for place in places], codes[places]
         if distinct < 2 or len(codes) < _FEWEST_ROWS_A_CODE * distinct or len(np.unique(codes)) < distinct:
             return None
         hashes, counts = np.unique(np.concatenate(ngrams), return_counts=True)
@@ -104,11 +105,6 @@ def find_code_classifier(folder: Path) -> CodeClassifier | None:
         if (file.metadata() or {}).get("version") != _VERSION:
             return None
         return CodeClassifier(*(file.get_tensor(name) for name in ("hashes", "rarity", "weights", "biases")))
-
-
-def _spread(count: int, most: int) -> list[int]:
-    kept = min(count, most)
-    return [number * count // kept for number in range(kept)]
 
 
 def _frequency_of_rank(counts: NDArray[np.int64], rank: int) -> int:

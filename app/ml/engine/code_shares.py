@@ -44,8 +44,13 @@ class CodeShares:
 
 
 def shares_of(
-    classifier: CodeClassifier, card: AdapterCard, grammar: AnswerGrammar, questions: Sequence[str], *, factor: float = 1.0
-) -> list[CodeShares]:
-    """Returns what an adapter's classifier says of questions, with `factor` times the weight that the adapter's spec gives it."""
+    classifier: CodeClassifier | None, card: AdapterCard, grammar: AnswerGrammar, questions: Sequence[str], *, factor: float = 1.0
+) -> list[CodeShares] | None:
+    """Returns what an adapter's classifier says of questions, with `factor` times the weight that the adapter's spec gives it.
+
+    None for an adapter without one.
+    """
+    if classifier is None:
+        return None
     weight = factor * card.spec.classifier_weight
     return [CodeShares.of(classifier.probabilities(card.wrapper.strip(question)), grammar, weight) for question in questions]

@@ -226,9 +226,9 @@ class _Sequence:
 def _scores(logits: torch.Tensor, grammar: AnswerGrammar, state: AnswerState, shares: CodeShares | None) -> list[float]:
     """Returns the log-probabilities of the allowed tokens, whose logits are given."""
     said: list[float] = torch.log_softmax(logits.float(), dim=-1).tolist()
-    edges = grammar.edges(state)
-    if shares is None or not edges:
+    if shares is None or state.separator_left:
         return said
+    edges = grammar.edges(state)
     lows, highs = grammar.edge_low, grammar.edge_high
     joined: list[float] = shares.joined(said, [lows[edge] for edge in edges], [highs[edge] for edge in edges]).tolist()
     return joined

@@ -24,6 +24,7 @@ from app.ml.engine.loss import summed_loss
 from app.ml.engine.objective import Objective
 from app.ml.engine.observing import Observation
 from app.ml.errors import DatasetFormatError, NonFiniteLoss, OutOfDeviceMemory
+from app.ml.even_places import even_places
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores, Codes, score_answers
 from app.ml.prompting import MAX_PROMPT_TOKENS, PromptRenderer, SolvedQuestion
@@ -52,16 +53,16 @@ class HeldOut:
 
     def shares(self, places: Sequence[int]) -> list[CodeShares] | None:
         """Returns what the adapter's classifier says of the questions at places; None where it has none."""
-        adapter = self.adapter
-        if adapter is None or adapter.classifier is None:
+        if self.adapter is None:
             return None
-        return shares_of(adapter.classifier, adapter.card, self.grammar, [self.questions[place] for place in places])
+        beside = self.adapter.companions
+        return shares_of(beside.classifier, beside.card, self.grammar, [self.questions[place] for place in places])
 
     def spread(self, count: int) -> "HeldOut":
         """Returns the same with at most `count` prompts, evenly spread: files are often sorted by category."""
         if count >= len(self.prompts):
             return self
-        places = [number * len(self.prompts) // count for number in range(count)]
+        places = even_places(len(self.prompts), count)
         return replace(
             self,
             prompts=[self.prompts[place] for place in places],

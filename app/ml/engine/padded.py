@@ -38,8 +38,6 @@ class _Slot:
 
     def shares(self, questions: Sequence[str]) -> list[CodeShares] | None:
         """Returns what its classifier says of questions; None where it has none."""
-        if self.classifier is None:
-            return None
         return shares_of(self.classifier, self.card, self.grammars["closed"], questions)
 
 

@@ -23,6 +23,7 @@ from app.ml.augmentation.phrases import PhraseBook
 from app.ml.codes import CodeVocabulary
 from app.ml.engine.compiled import compiled
 from app.ml.engine.ngrams import ngrams_of
+from app.ml.even_places import even_places
 
 QUESTIONS = "questions.safetensors"
 MAX_INDEXED_QUESTIONS = 20_000
@@ -113,10 +114,9 @@ class QuestionIndex:
         folded = [ngrams_of(question, _MOST_NGRAM_CHARS).tobytes() for question in questions]
         counts = Counter(zip(folded, coded, strict=True))
         pairs = list(counts)
-        kept = min(len(pairs), MAX_INDEXED_QUESTIONS)
         by_answer: dict[tuple[int, ...], list[bytes]] = {}
-        for place in range(kept):
-            ngrams, answer = pairs[place * len(pairs) // kept]
+        for place in even_places(len(pairs), MAX_INDEXED_QUESTIONS):
+            ngrams, answer = pairs[place]
             by_answer.setdefault(answer, []).append(ngrams)
         frequency = Counter(coded[:row_count])
         documents = [np.frombuffer(ngrams, dtype=np.uint32) for group in by_answer.values() for ngrams in group]

@@ -73,10 +73,10 @@ class LoadedAdapter:
 
     def shares(self, question: str, mode: AnswerMode, *, factor: float) -> CodeShares | None:
         """Returns what its classifier says of a question; None where it has none, or codes outside the vocabulary may be said."""
-        if self.classifier is None or mode != "closed":
+        if mode != "closed":
             return None
-        (shares,) = shares_of(self.classifier, self.card, self.vocabularies[mode].grammar, [question], factor=factor)
-        return shares
+        found = shares_of(self.classifier, self.card, self.vocabularies[mode].grammar, [question], factor=factor)
+        return None if found is None else found[0]
 
     def likely(self, question: str) -> Likely:
         """Returns what the nearest training questions were answered with; nothing without an index."""

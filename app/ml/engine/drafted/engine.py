@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from app.ml.adapter_card import AdapterCard
 from app.ml.codes import MAX_FREE_TOKENS
 from app.ml.engine.asks import Ask
+from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.drafted.adapters import AdapterShelf, LoadedAdapter, ReadAdapter
 from app.ml.engine.drafted.ahead import compile_ahead
 from app.ml.engine.drafted.drafting import DraftLimits
@@ -45,6 +46,8 @@ class _Waiting:
     keeps_steps: bool = False
     likely: Likely | None = None
     """What the nearest training questions were answered with, where the lookout has been"""
+    shares: CodeShares | None = None
+    """What the adapter's classifier says, likewise"""
 
 
 @dataclass(eq=False)
@@ -300,7 +303,7 @@ class DraftedEngine:
                 inverse_temperature=inverse,
                 smoothing=adapter.smoothing,
                 # The temperature is of both together.
-                shares=adapter.shares(ask.question, ask.mode, factor=inverse),
+                shares=waiting.shares or adapter.shares(ask.question, ask.mode, factor=inverse),
                 beam_width=ask.alternatives + 1,
                 follow=ask.follow,
                 keeps_steps=waiting.keeps_steps,

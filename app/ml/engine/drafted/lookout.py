@@ -1,4 +1,4 @@
-"""A thread beside the engine's, which looks up the training questions nearest to those that wait."""
+"""A thread beside the engine's, which looks up what the training questions say of those that wait."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from app.ml.engine.asks import Ask
+from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.drafted.adapters import AdapterShelf
 from app.ml.engine.drafted.recall import Likely
 
@@ -16,6 +17,12 @@ class Waiting(Protocol):
     """A question that waits for its first pass."""
 
     likely: Likely | None
+    shares: CodeShares | None
+
+    @property
+    def keeps_steps(self) -> bool:
+        """Says whether it is observed rather than answered."""
+        ...
 
     @property
     def ask(self) -> Ask:
@@ -48,3 +55,5 @@ class Lookout:
             adapter = None if one.ask.checksum is None else self._shelf.loaded.get(one.ask.checksum)
             if adapter is not None and one.likely is None and one.ask.mode != "free":
                 one.likely = adapter.likely(one.ask.question)
+                if not one.keeps_steps:
+                    one.shares = adapter.shares(one.ask.question, one.ask.mode, factor=adapter.inverse_temperature)

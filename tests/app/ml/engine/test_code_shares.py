@@ -18,6 +18,7 @@ from app.ml.engine.code_classifier import CLASSIFIER, find_code_classifier
 from app.ml.engine.code_shares import CodeShares
 from app.ml.engine.decoding import decode_constrained, observe_constrained
 from app.ml.engine.drafted.engine import DraftedEngine
+from app.ml.engine.drafted.lookout import Lookout
 from app.ml.engine.evaluating import HeldOut
 from app.ml.model_store import BaseModelFolder
 from app.ml.spec import resolve_spec
@@ -173,6 +174,21 @@ def test_an_adapters_classifier_has_its_say_in_every_engine(
     said = [math.exp(sum(step[chosen] for step, chosen in zip(one.steps, one.chosen, strict=True))) for one in observed]
     assert said == pytest.approx([answer.best.confidence for answer in answers], rel=1e-3), "calibration sees what is said"
     assert ending.result["metrics"]["validation"]["exact_match"] == 1.0, "the training answers as the answerer will"
+
+
+def test_what_the_lookout_finds_of_them_is_what_the_engine_would_find(classified: tuple[Assignment, Path, Finished]) -> None:
+    assignment, adapter, ending = classified
+    engine, checksum = AnswerEngine(load_base(assignment, precision="fp32")), ending.result["checksum"]
+    engine.load(checksum, adapter)
+    assert engine.drafted is not None
+    questions = [f"{ask} plan qq" for ask in ASKS] * 40
+    alone = [(one.best.codes, one.best.confidence) for one in engine.answer(questions, checksum=checksum)]
+    lookout = Lookout(engine.drafted.shelf)
+    engine.drafted._lookout = lookout
+    given = [(one.best.codes, pytest.approx(one.best.confidence)) for one in engine.answer(questions, checksum=checksum)]
+    assert given == alone
+    assert lookout._looking is not None
+    assert lookout._looking.exception(5) is None
 
 
 def test_values_outside_the_vocabulary_are_the_models_alone(classified: tuple[Assignment, Path, Finished]) -> None:

@@ -15,6 +15,7 @@ from app.ml.engine.asks import Ask
 from app.ml.engine.batching import tokenize_examples
 from app.ml.engine.borrowing import borrow_tokens
 from app.ml.engine.choices import ChoiceTable
+from app.ml.engine.companions import Companions
 from app.ml.engine.decoding import decode_constrained
 from app.ml.engine.evaluating import prepare_held_out
 from app.ml.engine.loading import LoadedModel
@@ -54,7 +55,7 @@ def trained(sharp_folder: BaseModelFolder, place: Path, spec: FinetuneSpec, hook
     card = single_token_card(base, sharp_folder, spec)
     base = replace(base, tokenizer=card.tokenizer_on(base.tokenizer))
     rows, _ = tokenize_examples(EXAMPLES, card.renderer, base.tokenizer, cutoff_len=512)
-    grammar, adapter = card.grammar_on(base.tokenizer), AdapterInTraining(card, index_of(card), place)
+    grammar, adapter = card.grammar_on(base.tokenizer), AdapterInTraining(Companions(card, index_of(card)), place)
     held_out, _ = prepare_held_out(EXAMPLES, card.renderer, base, grammar, cutoff_len=512, adapter=adapter)
     plan = TrainPlan(spec, rows, 1, place / "checkpoints", held_out=held_out, grammar=grammar)
     result = train(base, plan, hooks)

@@ -13,6 +13,7 @@ from app.ml.codes import AnswerGrammar, CodeVocabulary
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import TokenRow, tokenize_examples
 from app.ml.engine.checkpointing import TrainState
+from app.ml.engine.companions import Companions
 from app.ml.engine.evaluating import HeldOut, prepare_held_out
 from app.ml.engine.loading import LoadedModel, load_base_model
 from app.ml.engine.lora import save_adapter
@@ -123,7 +124,7 @@ def held_out_rows(
         index = QuestionIndex.build(
             [example.question for example in EXAMPLES], [example.codes for example in EXAMPLES], vocabulary=card.vocabulary
         )
-        adapter = AdapterInTraining(card, index, scratch)
+        adapter = AdapterInTraining(Companions(card, index), scratch)
     held_out, _ = prepare_held_out(
         examples, PromptRenderer(spec.template), base, grammar, cutoff_len=spec.cutoff_len, adapter=adapter
     )
