@@ -22,7 +22,6 @@ from app.ml.codes import AnswerGrammar
 from app.ml.engine.answering import AnswerEngine
 from app.ml.engine.answering_in_training import AdapterInTraining
 from app.ml.engine.batching import tokenize_examples
-from app.ml.engine.borrowing import borrow_tokens
 from app.ml.engine.checkpointing import TrainState
 from app.ml.engine.choices import ChoiceTable
 from app.ml.engine.device import device_facts, memory_limit_bytes
@@ -39,11 +38,11 @@ from app.ml.estimates import check_smallest_run, check_spec_against_base
 from app.ml.formats.example import Example
 from app.ml.metrics import AnswerScores
 from app.ml.plots import loss_csv, loss_png
-from app.ml.prompting import PromptRenderer, find_wrapper
+from app.ml.prompting import PromptRenderer
 from app.ml.spec import FinetuneSpec, spec_from_mapping
 from app.parent_death import die_with_parent
 from worker.assignment import OUTPUT, Assignment, read_assignment
-from worker.child_inputs import in_code_order, learn_companions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import begin_card, in_code_order, learn_companions, load_base, read_stored, some_rows
 from worker.confidence import Confidence, observe_adapter
 from worker.evaluation_child import evaluate
 from worker.export_child import export
@@ -126,23 +125,8 @@ def finetune_rows(
     examples = in_code_order(examples[: spec.max_samples], spec)
     base = load_base(assignment, precision=spec.precision)
     line.say(Note(f"Training on {device_facts(base.device).name} in {base.precision}."))
-    vocabulary = vocabulary_of(examples, assignment.extra_codes)
-    code_token_ids = None
-    if spec.answer_format == "single_tokens":
-        code_token_ids = borrow_tokens(base, vocabulary.codes, [example.question for example in examples])
-    card = AdapterCard(
-        base_model=assignment.base_model,
-        base_model_checksum=assignment.base_model_checksum,
-        dataset_checksum=assignment.dataset_checksum,
-        spec=spec,
-        precision=base.precision,
-        seed=assignment.seed,
-        wrapper=find_wrapper([example.question for example in examples]),
-        vocabulary=vocabulary,
-        metrics={},
-        versions=_versions(),
-        code_token_ids=code_token_ids,
-    )
+    card = dataclasses.replace(begin_card(assignment, spec, examples, base), versions=_versions())
+    vocabulary = card.vocabulary
     base = dataclasses.replace(base, tokenizer=card.tokenizer_on(base.tokenizer))
     grammar = _answer_grammar(card, base)
     companions, augmentation = learn_companions(examples, card)

@@ -7,6 +7,7 @@ from pathlib import Path
 from app.ml.adapter_card import AdapterCard
 from app.ml.augmentation.augmenting import Augmentation
 from app.ml.codes import CodeVocabulary, sorted_codes
+from app.ml.engine.borrowing import borrow_tokens
 from app.ml.engine.code_classifier import CodeClassifier
 from app.ml.engine.companions import Companions
 from app.ml.engine.device import choose_dtype, limit_memory, pick_device, use_threads
@@ -16,6 +17,7 @@ from app.ml.engine.self_test import check_device
 from app.ml.errors import NoRows
 from app.ml.formats.example import Example
 from app.ml.model_store import BaseModelFolder
+from app.ml.prompting import find_wrapper
 from app.ml.spec import FinetuneSpec, Precision
 from worker.assignment import Assignment
 
@@ -64,6 +66,28 @@ def in_code_order(examples: Sequence[Example], spec: FinetuneSpec) -> list[Examp
     if spec.code_order != "canonical":
         return list(examples)
     return [replace(example, codes=sorted_codes(example.codes)) for example in examples]
+
+
+def begin_card(assignment: Assignment, spec: FinetuneSpec, examples: Sequence[Example], base: LoadedModel) -> AdapterCard:
+    """Returns what is known of an adapter before it is trained.
+
+    Raises:
+        InvalidSpec: codes are to be single tokens, and the base model has too few.
+    """
+    questions, vocabulary = [example.question for example in examples], vocabulary_of(examples, assignment.extra_codes)
+    return AdapterCard(
+        base_model=assignment.base_model,
+        base_model_checksum=assignment.base_model_checksum,
+        dataset_checksum=assignment.dataset_checksum,
+        spec=spec,
+        precision=base.precision,
+        seed=assignment.seed,
+        wrapper=find_wrapper(questions),
+        vocabulary=vocabulary,
+        metrics={},
+        versions={},
+        code_token_ids=borrow_tokens(base, vocabulary.codes, questions) if spec.answer_format == "single_tokens" else None,
+    )
 
 
 def learn_companions(examples: Sequence[Example], card: AdapterCard) -> tuple[Companions, Augmentation]:

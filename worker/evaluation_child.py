@@ -23,11 +23,11 @@ from app.ml.errors import DatasetFormatError, PromptTooLong
 from app.ml.evaluated_rows import EvaluatedRow
 from app.ml.evaluation_metrics import measure
 from app.ml.formats.example import Example
-from app.ml.prompting import Wrapper, find_wrapper
+from app.ml.prompting import Wrapper
 from app.ml.spec import spec_from_mapping
 from app.ml.training_knowledge import TrainingKnowledge
 from worker.assignment import Assignment
-from worker.child_inputs import in_code_order, learn_companions, load_base, read_stored, some_rows, vocabulary_of
+from worker.child_inputs import begin_card, in_code_order, learn_companions, load_base, read_stored, some_rows
 from worker.messages import Advanced, Answered, Finished, Message, Started, Stopped
 
 if TYPE_CHECKING:
@@ -190,22 +190,10 @@ def write_adapter_of_checkpoint(assignment: Assignment, checkpoint: Path, target
     assert assignment.training is not None
     spec = spec_from_mapping(assignment.spec["training_spec"])
     examples = in_code_order(some_rows(read_stored(assignment.training), "model")[: spec.max_samples], spec)
-    card = AdapterCard(
-        base_model=assignment.base_model,
-        base_model_checksum=assignment.base_model_checksum,
-        dataset_checksum=assignment.dataset_checksum,
-        spec=spec,
-        precision=base.precision,
-        seed=assignment.seed,
-        wrapper=find_wrapper([example.question for example in examples]),
-        vocabulary=vocabulary_of(examples, assignment.extra_codes),
-        metrics={},
-        versions={},
-    )
     target.mkdir()
     for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
         shutil.copy(checkpoint / name, target / name)
-    companions, _ = learn_companions(examples, card)
+    companions, _ = learn_companions(examples, begin_card(assignment, spec, examples, base))
     companions.save(target)
 
 

@@ -192,6 +192,23 @@ def test_a_checkpoint_answers_as_the_adapter_that_was_made_of_it(
     assert [row.slices for row in line.rows] == [row.slices for row in whole[0].rows]
 
 
+def test_a_checkpoint_whose_codes_are_single_tokens_answers_as_its_adapter_does(store: ModelStore, tmp_path: Path) -> None:
+    spec, rows = replace(SPEC, answer_format="single_tokens"), tmp_path / "rows.json"
+    rows.write_text(json.dumps(TRAINED))
+    training, line = tmp_path / "training", KeepingLine()
+    training.mkdir()
+    assert isinstance(finetune(training_assignment(store.get(TINY), rows, spec, validation=rows), training, line), Finished)
+    written = [said for said in line.said if isinstance(said, CheckpointWritten)][-1]
+    of_adapter, of_checkpoint = KeepingLine(), KeepingLine()
+    evaluate(asked(store, tmp_path / "adapter", training / "output" / "adapter"), tmp_path / "adapter", of_adapter)
+    plan = asdict(replace(PLAN, checkpoint="ftckpt-1")) | {"training_spec": spec.to_mapping()}
+    assignment = asked(store, tmp_path / "checkpoint", None, spec=plan)
+    assignment = replace(assignment, adapter_folder=written.folder, training=str(rows))
+    evaluate(assignment, tmp_path / "checkpoint", of_checkpoint)
+    assert any(row.is_right for row in of_adapter.rows)
+    assert [row.given for row in of_checkpoint.rows] == [row.given for row in of_adapter.rows]
+
+
 def test_a_base_model_alone_is_held_against_the_codes_of_the_file(store: ModelStore, tmp_path: Path) -> None:
     line = KeepingLine()
     metrics = scores(evaluate(asked(store, tmp_path, None, max_rows=3), tmp_path, line))
